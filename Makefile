@@ -1,0 +1,54 @@
+# The two commands that matter: `sudo make run` and `sudo make test`. Both install what is missing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv/bin
+SOURCES := otel_connect tests tools
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.PHONY: setup
+setup: ## install what `run` needs: distribution packages, the environment, tracefs
+	@tools/setup.sh run
+
+.PHONY: setup-tests
+setup-tests: ## install what `test` needs besides
+	@tools/setup.sh test
+
+.PHONY: run
+run: setup ## watch every TCP connect attempt of this host (ARGS="--duration 10" …)
+	@exec $(VENV)/otel-connect run $(ARGS)
+
+.PHONY: demo
+demo: ## make a handful of attempts with different ends, to look at in `make run`
+	@/usr/bin/python3 tools/demo.py
+
+.PHONY: check
+check: setup-tests ## format, lint and types, without tests
+	@$(VENV)/ruff format --check -q $(SOURCES)
+	@$(VENV)/ruff check -q $(SOURCES)
+	@$(VENV)/clang-format --dry-run -Werror probes/connect.c probes/connect.h
+	@$(VENV)/mypy --no-error-summary $(SOURCES)
+
+.PHONY: test
+test: check ## every check and every test (TESTS="tests/unit -k outcome" for some)
+	@OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(TESTS)
+
+.PHONY: bench
+bench: setup-tests ## what the probes cost and how fast the pipeline is, as ratios within one run
+	@$(VENV)/python -m tests.bench
+
+.PHONY: lock
+lock: ## resolve the locked dependencies anew
+	@tools/lock.sh
+
+.PHONY: format
+format: setup-tests ## format everything
+	@$(VENV)/ruff format -q $(SOURCES)
+	@$(VENV)/ruff check -q --fix $(SOURCES)
+	@$(VENV)/clang-format -i probes/connect.c probes/connect.h
+
+.PHONY: clean
+clean: ## remove the environment and what tools leave behind
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,220 @@
+"""The one configuration: frozen, with sections named as the rooms, all errors reported at once.
+
+Values come in layers, later ones winning key by key: defaults, the file (TOML), the standard ``OTEL_*``
+variables, the command's flags. Every value remembers which layer it came from, so that an error can say
+where to mend it.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from otel_connect.errors import ConfigError
+
+_PAGE = 4096
+
+
+class Output(StrEnum):
+    """Where attempts go."""
+
+    CONSOLE = "console"
+    JSON = "json"
+    OTLP = "otlp"
+
+
+class Protocol(StrEnum):
+    """The OTLP transports, spelled as OTEL_EXPORTER_OTLP_PROTOCOL spells them."""
+
+    GRPC = "grpc"
+    HTTP_PROTOBUF = "http/protobuf"
+
+
+class Compression(StrEnum):
+    """The OTLP compressions, spelled as OTEL_EXPORTER_OTLP_COMPRESSION spells them."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
+class _Section(BaseModel):
+    """A frozen section in which every key must be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CaptureConfig(_Section):
+    """How the kernel side is sized and read."""
+
+    drain_interval_ms: Annotated[int, Field(ge=1, le=1000)] = 50
+    """How often the ring is read; it must hold what a host attempts in that time."""
+    ring_bytes: Annotated[int, Field(ge=_PAGE, le=1 << 30)] = 8 << 20
+    """Bytes of the ring between kernel and agent, a power of two; an attempt takes 176."""
+    max_in_progress: Annotated[int, Field(ge=1, le=1 << 22)] = 1 << 16
+    """Attempts that can be in progress at one time; the kernel memory for them is taken at the start."""
+    stale_after_s: Annotated[int, Field(ge=60)] = 600
+    """An attempt in progress for longer is given up as unknown (Linux itself gives up after 130 s)."""
+
+    @field_validator("ring_bytes")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"must be a power of two, for example {1 << value.bit_length()}")
+        return value
+
+
+class EnrichConfig(_Section):
+    """What is found out about the process of an attempt."""
+
+    process_cache_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
+    """Processes remembered, by pid and start time."""
+
+
+class EncodeConfig(_Section):
+    """Which attempts become spans, and how these are called."""
+
+    span_name: Literal["fixed", "peer"] = "fixed"
+    """``fixed``: "tcp connect"; ``peer``: "tcp connect <address>:<port>"."""
+    span_kind: Literal["internal", "client"] = "internal"
+    """``client`` makes service graphs draw an edge for every attempt."""
+    span_successes_per_second: Annotated[int, Field(ge=0)] = 50
+    """Spans for attempts that succeeded; every failure and every slow attempt gets one anyway."""
+    span_slow_ms: Annotated[int, Field(ge=0)] = 1000
+    """From this duration on, a successful attempt counts as slow."""
+
+
+class SignalConfig(_Section):
+    """What one signal overrides of ``export``; the variables are OTEL_EXPORTER_OTLP_<SIGNAL>_*."""
+
+    endpoint: str | None = None
+    """With HTTP the whole URL, path included, as the specification has it for single signals."""
+    protocol: Protocol | None = None
+    headers: Mapping[str, str] | None = Field(default=None, repr=False)
+    compression: Compression | None = None
+    timeout_ms: Annotated[int, Field(ge=1)] | None = None
+    insecure: bool | None = None
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+
+class ExportConfig(_Section):
+    """Where the telemetry goes, and how; the variables are OTEL_EXPORTER_OTLP_*."""
+
+    output: Output | None = None
+    """``None``: otlp when there is an endpoint, else console."""
+    endpoint: str | None = None
+    """The base URL; with HTTP ``/v1/logs`` and so on are appended."""
+    protocol: Protocol = Protocol.HTTP_PROTOBUF
+    headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    compression: Compression = Compression.NONE
+    timeout_ms: Annotated[int, Field(ge=1)] = 10_000
+    """For one request; milliseconds, as the specification says."""
+    insecure: bool = False
+    """gRPC without TLS when the endpoint has no scheme."""
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    logs: SignalConfig = SignalConfig()
+    metrics: SignalConfig = SignalConfig()
+    traces: SignalConfig = SignalConfig()
+    flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
+    """How long attempts wait to share a request."""
+    metric_interval_ms: Annotated[int, Field(ge=100)] = 60_000
+    """OTEL_METRIC_EXPORT_INTERVAL."""
+    queue_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
+    """Serialized requests that may wait for the backend, per signal; beyond it the oldest are dropped."""
+    request_bytes: Annotated[int, Field(ge=1 << 12)] = 3 << 20
+    """The largest request made; collectors refuse 4 MiB by gRPC."""
+
+
+class Configuration(_Section):
+    """Everything the agent can be told."""
+
+    capture: CaptureConfig = CaptureConfig()
+    enrich: EnrichConfig = EnrichConfig()
+    encode: EncodeConfig = EncodeConfig()
+    export: ExportConfig = ExportConfig()
+
+
+class Layer(NamedTuple):
+    """Values from one source: dotted keys such as ``export.logs.endpoint``, raw as they were found."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+    """For each key what to call its place in an error, e.g. ``OTEL_EXPORTER_OTLP_TIMEOUT``."""
+    problems: Sequence[str] = ()
+    """What could not be read; kept, so that it hides nothing that is wrong elsewhere."""
+
+
+def file_layer(path: Path) -> Layer:
+    """Read a TOML file; its problems name the file and the line."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return Layer({}, {}, [f"{path}: cannot be read ({error.strerror}); name a readable file"])
+    except UnicodeDecodeError as error:
+        return Layer({}, {}, [f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8"])
+    except tomllib.TOMLDecodeError as error:
+        return Layer({}, {}, [f"{path}: is not valid TOML: {error}"])
+    values = dict(_flatten(document, ()))
+    return Layer(values, {key: f"{path}: {key}" for key in values})
+
+
+def build(layers: Iterable[Layer]) -> Configuration:
+    """Merge the layers, later ones winning, and validate; raises ConfigError with every problem."""
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    for layer in layers:
+        problems += layer.problems
+        for key, value in layer.values.items():
+            origins[key] = layer.origins[key]
+            if not _put(tree, key.split("."), value):
+                problems.append(f"{layer.origins[key]}: is a value and a section at once; keep one")
+    try:
+        configuration = Configuration.model_validate(tree)
+    except ValidationError as error:
+        problems += [_problem(detail, origins) for detail in error.errors()]
+    if problems:
+        raise ConfigError(problems)
+    return configuration
+
+
+# Tables that are values, not sections: their keys are the user's own.
+_VALUE_TABLES = {("export", "headers"), *(("export", s, "headers") for s in ("logs", "metrics", "traces"))}
+
+
+def _flatten(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
+    for name, value in table.items():
+        here = (*path, name)
+        if isinstance(value, dict) and here not in _VALUE_TABLES:
+            yield from _flatten(value, here)
+        else:
+            yield ".".join(here), value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: object) -> bool:
+    *sections, last = path
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            return False
+        tree = inner
+    tree[last] = value
+    return True
+
+
+def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
+    location = [str(part) for part in detail["loc"]]
+    keys = [".".join(location[:length]) for length in range(len(location), 0, -1)]
+    place = next((origins[key] for key in keys if key in origins), keys[0])
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: unknown key; see docs/configuration.md for those that exist"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = "" if "headers" in location else f", not {detail['input']!r}"  # headers carry credentials
+    return f"{place}: {message[0].lower()}{message[1:]}{shown}"

@@ -1,0 +1,47 @@
+"""The one exception tree, by who can act.
+
+::
+
+    OtelConnectError            70  a fault of the agent itself
+    ├── ConfigError              2  the operator: an option, a file or a variable is wrong
+    ├── ProbeError              78  the kernel or its bindings: something the capture needs is absent
+    │   └── NotPermittedError   77  the operator: a privilege is missing
+    └── ExportError             70  the backend, or the way to it
+
+Each message is one line that names the cause and the remedy. Exceptions of other libraries are
+translated where they enter; a lost or undecodable event is counted, never raised.
+"""
+
+from collections.abc import Sequence
+
+
+class OtelConnectError(Exception):
+    """Anything the agent refuses to go on with; ``exit_code`` is what the process returns."""
+
+    exit_code = 70
+
+
+class ConfigError(OtelConnectError):
+    """The configuration cannot be used; ``problems`` holds one line for each thing to mend."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class ProbeError(OtelConnectError):
+    """The probes cannot run on this kernel, or with these bindings."""
+
+    exit_code = 78
+
+
+class NotPermittedError(ProbeError):
+    """The kernel refused for want of a privilege."""
+
+    exit_code = 77
+
+
+class ExportError(OtelConnectError):
+    """A backend cannot be spoken to at all, whatever is sent."""

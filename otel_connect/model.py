@@ -1,0 +1,211 @@
+"""The values that flow through the agent: ConnectEvent → Attempt → Signals.
+
+All of them are immutable tuples: one is made for every attempt of the host, and a named tuple is the
+cheapest frozen value Python has.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum, IntFlag, StrEnum
+from typing import NamedTuple
+
+
+class Ending(IntEnum):
+    """Which observation ended the attempt; mirrors ``enum otc_ending`` of ``probes/connect.h``."""
+
+    PENDING = 0
+    """Still in SYN_SENT or SYN_RECV: the agent stopped first."""
+    ESTABLISHED = 1
+    """The state hook saw SYN_SENT or SYN_RECV → ESTABLISHED."""
+    CLOSED = 2
+    """The state hook saw SYN_SENT or SYN_RECV → CLOSE."""
+    RETURNED = 3
+    """connect() returned an error for an attempt that sent no SYN, or that closed inside the call."""
+    REPLACED = 4
+    """A new attempt began on the same socket while this one had no end: the end was missed."""
+    EXPIRED = 5
+    """No end was seen for so long that it must have been missed."""
+
+
+class Hook(IntFlag):
+    """Which hooks saw the attempt; mirrors ``OTC_HOOK_*`` of ``probes/connect.h``."""
+
+    ENTER = 1
+    SYN_SENT = 2
+    END = 4
+    EXIT = 8
+
+
+class EventFlag(IntFlag):
+    """Facts about the attempt; mirrors ``OTC_FLAG_*`` of ``probes/connect.h``."""
+
+    NONBLOCKING = 1
+    BLOCKING_KNOWN = 2
+    MPTCP = 4
+    REQUESTED = 8
+    """The address that the caller passed to connect() could be read."""
+    CLOSED_IN_CALL = 16
+    """The socket closed inside its own connect() call, before the call returned."""
+
+
+class ConnectEvent(NamedTuple):
+    """The kernel's evidence about one attempt, decoded; it says what was seen, not what it means.
+
+    Addresses are textual (a v4-mapped v6 address in its dotted form), ports in host order, ``None``
+    where nothing was recorded. Times are nanoseconds since the Unix epoch but for
+    ``process_start_boot_ns`` (since boot) and ``duration_ns`` (of the attempt, ``None`` without an end).
+    """
+
+    cpu: int
+    sequence: int
+    start_unix_ns: int
+    duration_ns: int | None
+    ending: Ending
+    hooks: int
+    flags: int
+    pid: int
+    tid: int
+    parent_pid: int
+    uid: int
+    gid: int
+    process_start_boot_ns: int
+    process_start_unix_ns: int
+    cgroup_id: int
+    netns: int
+    comm: str
+    family: int
+    """AF_INET or AF_INET6 of the addresses below: 4-mapped peers count as AF_INET."""
+    local_address: str | None
+    local_port: int | None
+    peer_address: str | None
+    peer_port: int | None
+    requested_address: str | None
+    requested_port: int | None
+    sk_err: int
+    sk_err_soft: int
+    returned: int
+    """What connect() returned: 0, or a negative errno; 0 when the exit was not seen (see ``hooks``)."""
+    socket_state: int
+    """enum socket_state at the end: 1 SS_UNCONNECTED (inside connect()), 2 SS_CONNECTING, 0 unknown."""
+    shutdown: int
+    """sk_shutdown at the end: 3 means that the application closed the socket."""
+    syn_retransmits: int
+    srtt_us: int
+
+    @property
+    def target(self) -> tuple[str | None, int | None]:
+        """Where the attempt went: the peer, or what the caller asked for when it never had one."""
+        if self.peer_address is None:
+            return self.requested_address, self.requested_port
+        return self.peer_address, self.peer_port
+
+
+class Outcome(StrEnum):
+    """What became of an attempt; each value but ``UNKNOWN`` and ``PENDING`` has positive evidence."""
+
+    ESTABLISHED = "established"
+    REFUSED = "refused"
+    RESET = "reset"
+    TIMED_OUT = "timed_out"
+    UNREACHABLE = "unreachable"
+    DENIED = "denied"
+    LOCAL_ERROR = "local_error"
+    ABANDONED = "abandoned"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+
+
+class Verdict(NamedTuple):
+    """An outcome and the errno that proves it; ``errno`` is ``None`` where there is none."""
+
+    outcome: Outcome
+    errno: int | None
+
+
+class Process(NamedTuple):
+    """Who made the attempt, as far as it was still to be found out; ``None`` means unknown."""
+
+    executable_name: str
+    executable_path: str | None
+    owner: str | None
+
+
+class Attempt(NamedTuple):
+    """One attempt, decided and named: what every output shows."""
+
+    event: ConnectEvent
+    verdict: Verdict
+    superseded: bool
+    """For an abandoned attempt: its process had reached the same port by another attempt first."""
+    process: Process
+    observed_unix_ns: int
+    """When the agent read the event."""
+    event_id: str
+    """``<run of the agent, 12 hex digits>-<cpu>-<sequence>``: unique, and the same on every resend."""
+
+
+class Signal(StrEnum):
+    """One of the three kinds of telemetry, spelled as in OTLP's paths."""
+
+    LOGS = "logs"
+    METRICS = "metrics"
+    TRACES = "traces"
+
+
+class Request(NamedTuple):
+    """One serialized OTLP export request: protobuf bytes of Export{Logs,Metrics,Trace}ServiceRequest."""
+
+    signal: Signal
+    body: bytes
+    records: int
+    """Log records, metric data points or spans inside."""
+
+
+class Signals(NamedTuple):
+    """What one batch of attempts becomes."""
+
+    requests: tuple[Request, ...]
+    spans_left_out: int
+    """Successful attempts beyond the span rate: they have a log record and count in the metrics."""
+
+
+class KernelCounters(NamedTuple):
+    """Totals since the probes were attached, summed over the CPUs; mirrors ``struct otc_counters``.
+
+    ``seen == emitted + ring_full + pending_full + in progress`` at any time.
+    """
+
+    seen: int
+    emitted: int
+    ring_full: int
+    pending_full: int
+    """Attempts whose SYN was seen but that found no room in the table of attempts in progress."""
+    call_full: int
+    """connect() calls that found no room in the table of calls; only their local failures are lost."""
+    untracked: int
+    """Ends of attempts that had begun before the probes were attached, or found no room."""
+    own: int
+    """Attempts of the agent itself, which are left out."""
+
+
+class Balance(NamedTuple):
+    """Where every attempt that the kernel saw is now; each figure is counted in its own place."""
+
+    seen: int
+    shown: int
+    """Handed to the output."""
+    in_progress: int
+    """Without an end yet."""
+    in_ring: int
+    """Ended, and not read yet."""
+    lost: Mapping[str, int]
+    """Attempts that never reached the output, by reason."""
+    probe_missed: int
+    """Runs of a probe that the kernel skipped: unseen, so beside the account."""
+
+    @property
+    def difference(self) -> int:
+        """Attempts that are not accounted for: 0 at the end, or the agent is wrong.
+
+        While attempts are made it may be off by those that moved between two readings.
+        """
+        return self.seen - self.shown - self.in_progress - self.in_ring - sum(self.lost.values())

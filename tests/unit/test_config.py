@@ -1,0 +1,89 @@
+"""Layers → one configuration, or every problem with its place."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from otel_connect.config import Configuration, Layer, Protocol, build, file_layer
+from otel_connect.errors import ConfigError
+
+
+def layer(**values: Any) -> Layer:
+    dotted = {key.replace("__", "."): value for key, value in values.items()}
+    return Layer(dotted, {key: f"place of {key}" for key in dotted})
+
+
+def problems(*layers: Layer) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        build(layers)
+    return caught.value.problems
+
+
+def test_nothing_gives_the_defaults() -> None:
+    assert build([]) == Configuration()
+
+
+def test_later_layers_win_key_by_key() -> None:
+    first = layer(export__endpoint="http://a", export__timeout_ms=5)
+    configuration = build([first, layer(export__endpoint="http://b"), layer(export__logs__protocol="grpc")])
+    assert configuration.export.endpoint == "http://b"
+    assert configuration.export.timeout_ms == 5
+    assert configuration.export.logs.protocol is Protocol.GRPC
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Configuration().capture.ring_bytes = 1
+
+
+def test_each_problem_names_the_place_of_the_value_that_counts() -> None:
+    found = problems(
+        layer(capture__ring_bytes=5000, capture__max_in_progress=0),
+        Layer({"capture.ring_bytes": 6000}, {"capture.ring_bytes": "--ring"}, ["the file is damaged"]),
+        layer(encode__color="red"),
+    )
+    assert len(found) == 4
+    assert "the file is damaged" in found
+    assert any(line.startswith("--ring: must be a power of two, for example 8192") for line in found)
+    assert any(line.startswith("place of capture.max_in_progress:") for line in found)
+    assert any(line.startswith("place of encode.color: unknown key") for line in found)
+
+
+def test_headers_are_never_shown() -> None:
+    (line,) = problems(layer(export__headers={"authorization": ["hunter2"]}))
+    assert "hunter2" not in line
+    assert "hunter2" not in repr(build([layer(export__headers={"authorization": "hunter2"})]))
+
+
+def test_header_names_may_hold_dots(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[export.headers]\n"x.y" = "z"\n')
+    assert build([file_layer(file)]).export.headers == {"x.y": "z"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\xff", "is not UTF-8 at byte 0"), (b"x", "is not valid TOML"), (b"a = 1\nb =\n", "line 2")],
+)
+def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_bytes(content)
+    (line,) = problems(file_layer(file))
+    assert line.startswith(str(file))
+    assert said in line
+
+
+@given(st.text(max_size=80))
+def test_no_file_content_raises_anything_but_its_problems(content: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "c.toml"
+        file.write_text(content, encoding="utf-8", errors="replace")
+        try:
+            build([file_layer(file)])
+        except ConfigError as error:
+            assert all(str(file) in line for line in error.problems)
