@@ -1,0 +1,1 @@
+"""The kernel side: load the probes, drain the ring, decode, decide the outcome."""

@@ -1,0 +1,179 @@
+"""The attached probes, seen from the agent: start the loader, map what it sends, read it.
+
+Nothing here needs a privilege once the probes are attached; they live as long as their descriptors.
+"""
+
+import mmap
+import os
+import struct
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from otel_connect.capture import bpf, preflight
+from otel_connect.capture.btf import TypeInformation
+from otel_connect.capture.child import END_PROGRAMS
+from otel_connect.capture.clock import clock_offsets
+from otel_connect.capture.layout import COUNTERS, EVENT, decode_counters, decode_event, ring_records
+from otel_connect.capture.loader import load_probes
+from otel_connect.capture.offsets import find_offsets
+from otel_connect.config import CaptureConfig
+from otel_connect.model import ConnectEvent, Ending, EventFlag, KernelCounters
+
+_PAGE = mmap.PAGESIZE
+_DRAIN_RECORDS = 2048  # at one time: after a burst, what the agent holds is bounded, and the ring is not freed at once
+
+
+class Drained(NamedTuple):
+    """What one reading of the ring gave."""
+
+    events: list[ConnectEvent]
+    undecodable: int
+    more: bool
+    """The ring may hold more."""
+
+
+class KernelCapture:
+    """The probes at work. Use as a context manager; leaving it detaches them."""
+
+    def __init__(self, config: CaptureConfig, own_pid: int) -> None:
+        """Load and attach the probes; raises ProbeError with cause and remedy.
+
+        Attempts of the process ``own_pid`` are left out.
+        """
+        preflight.check()
+        numbers = find_offsets(TypeInformation(preflight.read_btf()))
+        cpus = os.sysconf("SC_NPROCESSORS_CONF")
+        ring_bytes = max(config.ring_bytes, _PAGE)
+        numbers |= {
+            "OTC_CPUS": cpus,
+            "OTC_RING_PAGES": ring_bytes // _PAGE,
+            "OTC_MAX_IN_PROGRESS": config.max_in_progress,
+            "OTC_OWN_PID": own_pid,
+        }
+        loaded = load_probes(numbers)
+        self.hooks = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
+        self._attached = list(loaded.hooks.values())
+        self._programs = dict(loaded.programs)
+        self._maps = list(loaded.maps.values())
+        self._in_progress = bpf.HashMap(loaded.maps["in_progress"], EVENT.size)
+        self._counter_bytes = cpus * COUNTERS.size
+        self._counters = mmap.mmap(
+            loaded.maps["counters"], _pages(self._counter_bytes), mmap.MAP_SHARED, mmap.PROT_READ
+        )
+        self._ring = _Ring(loaded.maps["events"], ring_bytes)
+        self._stale_ns = config.stale_after_s * 1_000_000_000
+        self._clock = clock_offsets()
+
+    def __enter__(self) -> Self:
+        """Nothing to do: the probes are attached already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Detach the probes."""
+        self.close()
+
+    def drain(self) -> Drained:
+        """Take finished attempts from the ring, a bounded number of them."""
+        events = []
+        undecodable = 0
+        records = self._ring.take(_DRAIN_RECORDS)
+        for record in records:
+            try:
+                events.append(decode_event(record, self._clock))
+            except (struct.error, LookupError):
+                undecodable += 1
+        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS)
+
+    def refresh_clock(self) -> None:
+        """Sample the clocks again: wall time may have been set.
+
+        The start of processes keeps its first offset, so that a process has one creation time in all records.
+        """
+        self._clock = clock_offsets()._replace(boot_ns=self._clock.boot_ns)
+
+    def counters(self) -> KernelCounters:
+        """Read what the probes have counted, summed over the CPUs."""
+        return decode_counters(self._counters[: self._counter_bytes])
+
+    def in_progress(self) -> int:
+        """Count the attempts that have no end yet."""
+        return self._in_progress.count()
+
+    def missed(self) -> int:
+        """Count the runs of the probes that the kernel skipped, at the most.
+
+        Of the two programs that watch for ends one may be skipped: the other does its work.
+        """
+        misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
+        ends = [misses.pop(name) for name in END_PROGRAMS]
+        return min(ends) + sum(misses.values())
+
+    def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
+        """Remove the attempts whose end must have been missed, and return them as EXPIRED."""
+        return self._take(Ending.EXPIRED, began_before=now_monotonic_ns - self._stale_ns)
+
+    def take_in_progress(self) -> list[ConnectEvent]:
+        """Remove every attempt that has no end yet, and return them as PENDING."""
+        return self._take(Ending.PENDING, began_before=None)
+
+    def detach(self) -> None:
+        """Stop capturing; what was captured can still be read."""
+        _close(self._attached)
+
+    def close(self) -> None:
+        """Detach and give everything back; may be called twice."""
+        self.detach()
+        self._ring.close()
+        self._counters.close()
+        _close(list(self._programs.values()))
+        self._programs = {}
+        _close(self._maps)
+
+    def _take(self, ending: Ending, began_before: int | None) -> list[ConnectEvent]:
+        taken = []
+        for key, value in self._in_progress.items():
+            event = decode_event(value, self._clock, ending)
+            began = event.start_unix_ns - self._clock.monotonic_ns
+            if began_before is not None and began >= began_before:
+                continue
+            if event.flags & EventFlag.CLOSED_IN_CALL:  # over, but its connect() was not seen to return
+                event = event._replace(ending=Ending.EXPIRED)
+            if self._in_progress.delete(key):
+                taken.append(event)
+        return taken
+
+
+class _Ring:
+    """The BPF ring buffer, mapped: a consumer page to write, a producer page and the data twice to read."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._mask = size - 1
+        self._consumer_map = mmap.mmap(descriptor, _PAGE)
+        self._producer_map = mmap.mmap(descriptor, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        # One aligned 8-byte store: struct.pack_into() would store byte by byte, and the kernel read a torn
+        # position.
+        self._consumer = memoryview(self._consumer_map)[:8].cast("Q")
+        self._producer = memoryview(self._producer_map)[:8].cast("Q")
+        self._data = memoryview(self._producer_map)[_PAGE:]
+
+    def take(self, limit: int) -> list[bytes]:
+        taken = ring_records(self._data, self._mask, self._consumer[0], self._producer[0], limit)
+        self._consumer[0] = taken.position
+        return taken.records
+
+    def close(self) -> None:
+        for view in (self._consumer, self._producer, self._data):
+            view.release()
+        self._consumer_map.close()
+        self._producer_map.close()
+
+
+def _pages(size: int) -> int:
+    return (size + _PAGE - 1) // _PAGE * _PAGE
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())

@@ -1,0 +1,99 @@
+"""Have the probes loaded by a child process, and take the descriptors that it sends."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from otel_connect.capture.child import Loaded
+from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError
+
+_CHILD = "otel_connect.capture.child"
+_TIMEOUT_S = 120  # LLVM needs a third of a second, but nearly a minute in an emulated machine
+_BINDINGS = "python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
+
+
+def load_probes(numbers: Mapping[str, int]) -> Loaded:
+    """Compile, load and attach the probes with these numbers as macros.
+
+    The descriptors are the caller's to close; closing those of the hooks detaches. Raises ProbeError.
+    """
+    probes = probe_directory()
+    order = {
+        "source": str(probes / "connect.c"),
+        "flags": [f"-I{probes}", *(f"-D{name}={value}" for name, value in numbers.items())],
+    }
+    scratch = tempfile.mkdtemp(prefix="otel-connect-")  # 0700: bcc trusts what it finds in TMPDIR
+    try:
+        answer, descriptors, output = _ask_child(order, probes, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if isinstance(answer, dict):
+        raise _refusal(answer["cause"], answer["detail"], output)
+    supply = iter(descriptors)
+    return Loaded(*({name: next(supply) for name in names} for names in answer))
+
+
+def probe_directory() -> Path:
+    """Find the probes' sources: in the installed package, or beside it in a checkout."""
+    packaged = Path(str(files("otel_connect"))) / "probes"
+    return packaged if packaged.is_dir() else packaged.parents[1] / "probes"
+
+
+def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple[Any, list[int], str]:
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "TMPDIR": scratch,
+        "BCC_KERNEL_SOURCE": str(probes),  # our few headers instead of the kernel's
+    }
+    here, there = socket.socketpair()
+    with here, tempfile.TemporaryFile() as output:
+        with there:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-m", _CHILD, str(there.fileno()), json.dumps(order)],
+                pass_fds=[there.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            here.settimeout(_TIMEOUT_S)
+            message, descriptors, _, _ = socket.recv_fds(here, 1 << 16, 64)
+            child.wait(_TIMEOUT_S)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise ProbeError(f"the probes did not load in {_TIMEOUT_S} s; is the machine overloaded?") from None
+        finally:
+            child.kill()
+            child.wait()
+        output.seek(0)
+        written = output.read().decode("utf-8", "replace")
+    if not message:
+        return {"cause": "died", "detail": f"the loader ended with status {child.returncode}"}, [], written
+    return json.loads(message), descriptors, written
+
+
+def _refusal(cause: str, detail: str, output: str) -> OtelConnectError:
+    if cause == "absent":
+        return ProbeError(
+            f"the bcc bindings are absent ({detail}); install {_BINDINGS}"
+            " and use an environment with system site packages"
+        )
+    if cause == "wrong":
+        return ProbeError(
+            f"{detail} is an unrelated package called bcc; uninstall it (pip uninstall bcc) and install {_BINDINGS}"
+        )
+    lines = output.splitlines()
+    telling = [line.strip() for line in lines if "error:" in line or "ailed" in line] or lines or [detail]
+    if "not permitted" in output + detail:
+        return NotPermittedError(
+            f"the kernel refused the probes ({telling[0]});"
+            " allow bpf and perf_event_open (capabilities, seccomp profile, lockdown)"
+        )
+    return ProbeError(f"the probes could not be loaded: {detail}: {telling[0]}; please report this")

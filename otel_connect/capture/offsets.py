@@ -1,0 +1,44 @@
+"""The members of kernel structures that the probes read, and where this kernel keeps them."""
+
+from otel_connect.capture.btf import TypeInformation
+
+# Name in probes/connect.c → structure, and its path; a second path is the name in other kernels.
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "OFF_sock__skc_family": ("sock", "__sk_common.skc_family"),
+    "OFF_sock__skc_state": ("sock", "__sk_common.skc_state"),
+    "OFF_sock__skc_dport": ("sock", "__sk_common.skc_dport"),
+    "OFF_sock__skc_daddr": ("sock", "__sk_common.skc_daddr"),
+    "OFF_sock__skc_rcv_saddr": ("sock", "__sk_common.skc_rcv_saddr"),
+    "OFF_sock__skc_v6_daddr": ("sock", "__sk_common.skc_v6_daddr"),
+    "OFF_sock__skc_v6_rcv_saddr": ("sock", "__sk_common.skc_v6_rcv_saddr"),
+    "OFF_sock__skc_net": ("sock", "__sk_common.skc_net.net"),
+    "OFF_sock__sk_err": ("sock", "sk_err"),
+    "OFF_sock__sk_err_soft": ("sock", "sk_err_soft"),
+    "OFF_sock__sk_protocol": ("sock", "sk_protocol"),
+    "OFF_sock__sk_shutdown": ("sock", "sk_shutdown"),
+    "OFF_sock__sk_socket": ("sock", "sk_socket"),
+    "OFF_inet_sock__inet_sport": ("inet_sock", "inet_sport"),
+    "OFF_inet_connection_sock__icsk_retransmits": ("inet_connection_sock", "icsk_retransmits"),
+    "OFF_tcp_sock__srtt_us": ("tcp_sock", "srtt_us"),
+    "OFF_tcp_sock__total_retrans": ("tcp_sock", "total_retrans"),
+    "OFF_net__inum": ("net", "ns.inum"),
+    "OFF_socket__state": ("socket", "state"),
+    "OFF_socket__type": ("socket", "type"),
+    "OFF_socket__file": ("socket", "file"),
+    "OFF_socket__sk": ("socket", "sk"),
+    "OFF_file__f_flags": ("file", "f_flags"),
+    "OFF_file__private_data": ("file", "private_data"),
+    "OFF_files_struct__fdt": ("files_struct", "fdt"),
+    "OFF_fdtable__max_fds": ("fdtable", "max_fds"),
+    "OFF_fdtable__fd": ("fdtable", "fd"),
+    "OFF_task_struct__files": ("task_struct", "files"),
+    "OFF_task_struct__group_leader": ("task_struct", "group_leader"),
+    "OFF_task_struct__real_parent": ("task_struct", "real_parent"),
+    "OFF_task_struct__start_boottime": ("task_struct", "start_boottime", "real_start_time"),
+    "OFF_task_struct__tgid": ("task_struct", "tgid"),
+}
+
+
+def find_offsets(types: TypeInformation) -> dict[str, int]:
+    """Look up every member; raises ProbeError naming the first that this kernel does not have."""
+    return {name: types.offset(structure, *paths) for name, (structure, *paths) in MEMBERS.items()}

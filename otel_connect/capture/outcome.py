@@ -1,0 +1,75 @@
+"""From the kernel's evidence to the outcome of an attempt: one pure function.
+
+connect()'s return value is not the outcome: 0 can mean that nothing was sent yet, and an errno can report
+an earlier attempt. What ends an attempt is the socket's state change, with the errno that the socket holds
+then; the return value speaks only for attempts that never sent a SYN. Every outcome but ``unknown`` rests
+on something that was seen.
+"""
+
+import errno
+
+from otel_connect.model import ConnectEvent, Ending, Hook, Outcome, Verdict
+
+_BY_SOCKET_ERROR = {
+    errno.ECONNREFUSED: Outcome.REFUSED,
+    errno.ECONNRESET: Outcome.RESET,
+    errno.ETIMEDOUT: Outcome.TIMED_OUT,
+    errno.EHOSTUNREACH: Outcome.UNREACHABLE,
+    errno.ENETUNREACH: Outcome.UNREACHABLE,
+    # what the other ICMP "destination unreachable" codes become (icmp_err_convert)
+    errno.EACCES: Outcome.UNREACHABLE,
+    errno.EHOSTDOWN: Outcome.UNREACHABLE,
+    errno.ENONET: Outcome.UNREACHABLE,
+    errno.ENOPROTOOPT: Outcome.UNREACHABLE,
+    errno.EOPNOTSUPP: Outcome.UNREACHABLE,
+    # SOCK_DESTROY ("ss -K") gave it up on the application's behalf.
+    errno.ECONNABORTED: Outcome.ABANDONED,
+}
+_ESTABLISHED = Verdict(Outcome.ESTABLISHED, None)
+_DENIALS = {errno.EPERM, errno.EACCES}
+
+_SHUTDOWN_MASK = 3  # RCV_SHUTDOWN | SEND_SHUTDOWN: close() sets both before it changes the state
+_SS_UNCONNECTED = 1  # still inside connect(), which marks the socket only when it succeeds
+_SS_CONNECTING = 2  # connect() had begun the handshake: AF_UNSPEC took it back
+_SS_DISCONNECTING = 4  # shutdown() took it back
+
+
+def decide(event: ConnectEvent) -> Verdict:
+    """Say what became of an attempt, and the errno that proves it (positive, ``None`` without one)."""
+    match event.ending:
+        case Ending.ESTABLISHED:
+            return _ESTABLISHED
+        case Ending.PENDING:
+            return Verdict(Outcome.PENDING, None)
+        case Ending.CLOSED:
+            return _closed(event)
+        case Ending.RETURNED:
+            return _returned(event)
+    return Verdict(Outcome.UNKNOWN, None)
+
+
+def _closed(event: ConnectEvent) -> Verdict:
+    # A non-blocking caller that meets an ICMP error in connect() closes the socket before the error becomes
+    # the socket's own: it is only in sk_err_soft. So an error that was seen counts before the close.
+    number = event.sk_err or event.sk_err_soft
+    if number:
+        return Verdict(_BY_SOCKET_ERROR.get(number, Outcome.LOCAL_ERROR), number)
+    if event.shutdown & _SHUTDOWN_MASK == _SHUTDOWN_MASK:
+        return Verdict(Outcome.ABANDONED, None)
+    if event.socket_state in {_SS_CONNECTING, _SS_DISCONNECTING}:
+        return Verdict(Outcome.ABANDONED, None)
+    if event.socket_state == _SS_UNCONNECTED:
+        # connect() gave up by itself, and its return value was not seen (io_uring, 32-bit callers)
+        return Verdict(Outcome.LOCAL_ERROR, None)
+    return Verdict(Outcome.UNKNOWN, None)
+
+
+def _returned(event: ConnectEvent) -> Verdict:
+    number = -event.returned
+    if number <= 0:
+        return Verdict(Outcome.UNKNOWN, None)
+    if number in _DENIALS:
+        return Verdict(Outcome.DENIED, number)
+    if number == errno.ECONNREFUSED and event.hooks & Hook.SYN_SENT:
+        return Verdict(Outcome.REFUSED, number)  # the one answer to its SYN that connect() itself honours
+    return Verdict(Outcome.LOCAL_ERROR, number)

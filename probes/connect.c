@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * One record per TCP connect attempt.
+ *
+ *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt
+ *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
+ *   tracepoint sys_exit_connect          the errno of attempts that never reach SYN_SENT
+ *
+ * The kernel skips a program that would interrupt another on the same CPU: any other for perf tracepoints
+ * (bpf_prog_active in trace_call_bpf), only itself for raw ones (prog->active in __bpf_trace_run). So the
+ * state hook is a raw tracepoint, with a program for beginnings and two for ends. Beginnings are in process
+ * context; an end may come by softirq, in the middle of a beginning or of another end in process context,
+ * but never in another softirq: of two equal programs one is free.
+ *
+ * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
+ *
+ * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
+ * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS and OTC_OWN_PID, as numbers on the command line.
+ */
+/* The kernel compares this text with those it knows, blanks included. */
+/* clang-format off */
+#define BPF_LICENSE Dual MIT/GPL
+/* clang-format on */
+
+#include "connect.h"
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT    2
+#define TCP_SYN_RECV    3
+#define TCP_CLOSE       7
+
+#define SS_UNCONNECTED  1
+#define SOCK_STREAM     1
+#define O_NONBLOCK      04000
+#define OTC_AF_INET     2
+#define OTC_AF_INET6    10
+#define OTC_IPPROTO_TCP 6
+#define IPPROTO_MPTCP   262
+
+#define EISCONN        106
+#define EALREADY       114
+#define EINPROGRESS    115
+#define ERESTART_FIRST 512 /* ERESTARTSYS .. ERESTART_RESTARTBLOCK: user space never sees them */
+#define ERESTART_LAST  516
+
+#define OTC_MMAPABLE  1024 /* BPF_F_MMAPABLE */
+#define OTC_NO_WAKEUP 1    /* BPF_RB_NO_WAKEUP: the agent reads on a timer; a wakeup costs 7 times the probes */
+
+/* One connect() call of one thread. */
+struct call {
+	u64 enter_ns;
+	u64 sk;       /* the socket of the descriptor */
+	u64 attempt;  /* the sk that went to SYN_SENT inside this call: an MPTCP subflow's differs */
+	u64 sockaddr; /* the caller's pointer */
+	u32 length;
+	u16 protocol;
+	u16 requested_family;
+	u16 requested_port;
+	u8 flags;
+	u8 padding[5];
+	u8 requested_address[16];
+};
+
+/* Records for the agent. Written when an attempt ends; read on a timer through a mapping. */
+BPF_RINGBUF_OUTPUT(events, OTC_RING_PAGES);
+
+/*
+ * sk pointer -> the attempt in progress on it. Inserted at CLOSE -> SYN_SENT, deleted at its end; what
+ * a missed end leaves behind is deleted by the agent when it is stale, or replaced when the kernel
+ * hands the same memory to a new socket. Not an LRU: that would drop attempts in silence.
+ */
+BPF_HASH(in_progress, u64, struct otc_event, OTC_MAX_IN_PROGRESS);
+
+/* Thread -> its connect() call. Inserted at sys_enter, deleted at sys_exit, which also runs on SIGKILL. */
+BPF_HASH(calls, u64, struct call, 16384);
+
+/* CPU -> what it counted. A plain array, not a per-CPU one, because only those can be mapped. */
+BPF_F_TABLE("array", u32, struct otc_counters, counters, OTC_CPUS, OTC_MMAPABLE);
+
+#define READ(destination, base, offset)                                                                        \
+	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
+
+/* Atomic: a softirq may run a program in the middle of another on the same CPU. */
+#define COUNT(counter) __sync_fetch_and_add(&(counter), 1)
+
+static __always_inline struct otc_counters *this_cpu_counters(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+
+	return counters.lookup(&cpu);
+}
+
+static __always_inline void emit(struct otc_counters *count, struct otc_event *event)
+{
+	if (events.ringbuf_output(event, sizeof(*event), OTC_NO_WAKEUP) < 0)
+		COUNT(count->ring_full);
+	else
+		COUNT(count->emitted);
+}
+
+/* Who: always called in the context of the task that attempts. */
+static __always_inline void fill_process(struct otc_event *event)
+{
+	u64 task = bpf_get_current_task(), leader = 0, parent = 0;
+	u64 id = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
+
+	event->pid = id >> 32;
+	event->tid = id;
+	event->uid = user;
+	event->gid = user >> 32;
+	event->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	READ(leader, task, OFF_task_struct__group_leader);
+	READ(event->process_start_ns, leader, OFF_task_struct__start_boottime);
+	READ(parent, task, OFF_task_struct__real_parent);
+	READ(event->parent_pid, parent, OFF_task_struct__tgid);
+}
+
+/* Where from and to: valid from SYN_SENT on, but for the local port, which is chosen a little later. */
+static __always_inline void fill_addresses(struct otc_event *event, u64 sk)
+{
+	u64 net = 0;
+
+	READ(event->family, sk, OFF_sock__skc_family);
+	READ(event->local_port, sk, OFF_inet_sock__inet_sport);
+	READ(event->peer_port, sk, OFF_sock__skc_dport);
+	READ(net, sk, OFF_sock__skc_net);
+	READ(event->netns, net, OFF_net__inum);
+	if (event->family == OTC_AF_INET6) {
+		/* the v4 fields of a native v6 socket hold garbage */
+		READ(event->local_address, sk, OFF_sock__skc_v6_rcv_saddr);
+		READ(event->peer_address, sk, OFF_sock__skc_v6_daddr);
+	} else {
+		bpf_probe_read_kernel(event->local_address, 4, (void *)(sk + OFF_sock__skc_rcv_saddr));
+		bpf_probe_read_kernel(event->peer_address, 4, (void *)(sk + OFF_sock__skc_daddr));
+	}
+}
+
+static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
+{
+	u64 socket = 0, file = 0;
+	u32 flags = 0;
+
+	READ(socket, sk, OFF_sock__sk_socket);
+	if (!socket)
+		return;
+	READ(file, socket, OFF_socket__file);
+	if (!file) /* kernel sockets and MPTCP subflows */
+		return;
+	READ(flags, file, OFF_file__f_flags);
+	event->flags |= OTC_FLAG_BLOCKING_KNOWN;
+	if (flags & O_NONBLOCK)
+		event->flags |= OTC_FLAG_NONBLOCKING;
+}
+
+static __always_inline void fill_call(struct otc_event *event, struct call *call)
+{
+	event->hooks |= OTC_HOOK_ENTER;
+	event->flags |= call->flags;
+	event->requested_family = call->requested_family;
+	event->requested_port = call->requested_port;
+	__builtin_memcpy(event->requested_address, call->requested_address, 16);
+}
+
+/* What the socket says at the end of its attempt. */
+static __always_inline void fill_end(struct otc_event *event, u64 sk)
+{
+	u64 socket = 0;
+	u32 soft = 0, state = 0, total = 0;
+	u8 unanswered = 0;
+
+	event->end_ns = bpf_ktime_get_ns();
+	event->hooks |= OTC_HOOK_END;
+	fill_addresses(event, sk);
+	READ(event->sk_err, sk, OFF_sock__sk_err);
+	READ(soft, sk, OFF_sock__sk_err_soft);
+	if (soft)
+		event->sk_err_soft = soft;
+	READ(event->shutdown, sk, OFF_sock__sk_shutdown);
+	READ(socket, sk, OFF_sock__sk_socket);
+	if (socket)
+		READ(state, socket, OFF_socket__state);
+	event->socket_state = state;
+	/* total_retrans lags while the neighbour is unresolved; icsk_retransmits is 0 once established */
+	READ(total, sk, OFF_tcp_sock__total_retrans);
+	READ(unanswered, sk, OFF_inet_connection_sock__icsk_retransmits);
+	if (total < unanswered)
+		total = unanswered;
+	event->syn_retransmits = total > 255 ? 255 : total;
+}
+
+/* The sequence is exact because attempts begin in process context only, with preemption off. */
+static __always_inline void number(struct otc_event *event, struct otc_counters *count)
+{
+	event->cpu = bpf_get_smp_processor_id();
+	event->sequence = count->seen;
+	COUNT(count->seen);
+}
+
+static __always_inline void begin(struct otc_counters *count, u64 sk)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct otc_event event = {};
+	struct otc_event *unfinished;
+	struct call *call;
+
+	if (thread >> 32 == OTC_OWN_PID) {
+		COUNT(count->own);
+		return;
+	}
+	event.start_ns = bpf_ktime_get_ns();
+	event.hooks = OTC_HOOK_SYN_SENT;
+	fill_process(&event);
+	fill_addresses(&event, sk);
+	fill_blocking(&event, sk);
+	call = calls.lookup(&thread);
+	if (call) {
+		call->attempt = sk;
+		fill_call(&event, call);
+	}
+	unfinished = in_progress.lookup(&sk);
+	if (unfinished) {
+		unfinished->ending = OTC_REPLACED;
+		emit(count, unfinished);
+	}
+	number(&event, count);
+	if (in_progress.update(&sk, &event))
+		COUNT(count->pending_full);
+}
+
+static __always_inline void end(struct otc_counters *count, u64 sk, int old, int new, bool first)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct otc_event *event;
+	struct call *call;
+
+	event = in_progress.lookup(&sk);
+	if (!event) {
+		/* SYN_RECV: a server's socket */
+		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID)
+			COUNT(count->untracked);
+		return;
+	}
+	fill_end(event, sk);
+	if (new == TCP_ESTABLISHED) {
+		event->ending = OTC_ESTABLISHED;
+		READ(event->srtt_us, sk, OFF_tcp_sock__srtt_us);
+		event->srtt_us >>= 3; /* kept in eighths */
+	} else {
+		event->ending = OTC_CLOSED;
+		call = calls.lookup(&thread);
+		if (!event->sk_err && call && call->attempt == sk) {
+			/* connect() itself gave up, e.g. for want of a port: its return value says why */
+			event->flags |= OTC_FLAG_CLOSED_IN_CALL;
+			return;
+		}
+	}
+	emit(count, event);
+	in_progress.delete(&sk);
+}
+
+/* An MPTCP socket is seen by its subflows, which are TCP. */
+static __always_inline bool is_tcp(u64 sk)
+{
+	u16 protocol = 0;
+
+	READ(protocol, sk, OFF_sock__sk_protocol);
+	return protocol == OTC_IPPROTO_TCP;
+}
+
+/* The tracepoint's arguments are the socket, its old and its new state, which is stored a little later. */
+int begin_attempt(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0];
+	struct otc_counters *count;
+	int new = ctx->args[2];
+
+	if (new != TCP_SYN_SENT || !is_tcp(sk))
+		return 0;
+	count = this_cpu_counters();
+	if (count)
+		begin(count, sk);
+	return 0;
+}
+
+static __always_inline int end_of_attempt(struct bpf_raw_tracepoint_args *ctx, bool first)
+{
+	u64 sk = ctx->args[0];
+	int old = ctx->args[1], new = ctx->args[2];
+	struct otc_counters *count;
+
+	if (old != TCP_SYN_SENT && old != TCP_SYN_RECV)
+		return 0;
+	if (new == TCP_SYN_RECV || !is_tcp(sk)) /* simultaneous open: still pending */
+		return 0;
+	count = this_cpu_counters();
+	if (count)
+		end(count, sk, old, new, first);
+	return 0;
+}
+
+int end_attempt(struct bpf_raw_tracepoint_args *ctx)
+{
+	return end_of_attempt(ctx, true);
+}
+
+/* Handles what the first one missed, and finds nothing left to do otherwise. */
+int end_attempt_again(struct bpf_raw_tracepoint_args *ctx)
+{
+	return end_of_attempt(ctx, false);
+}
+
+/* The socket of a descriptor of this task, or 0. */
+static __always_inline u64 socket_of(u32 fd)
+{
+	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, socket = 0, back = 0;
+	u32 size = 0;
+
+	READ(files, task, OFF_task_struct__files);
+	READ(table, files, OFF_files_struct__fdt);
+	READ(size, table, OFF_fdtable__max_fds);
+	if (fd >= size)
+		return 0;
+	READ(array, table, OFF_fdtable__fd);
+	READ(file, array, fd * sizeof(u64));
+	if (!file)
+		return 0;
+	READ(socket, file, OFF_file__private_data);
+	if (!socket)
+		return 0;
+	READ(back, socket, OFF_socket__file);
+	return back == file ? socket : 0; /* only a socket's private data points back */
+}
+
+/* Copy the address that the caller asks for, if its memory can be read now. */
+static __always_inline void read_requested(struct call *call)
+{
+	u8 address[28] = {}; /* sockaddr_in6; a sockaddr_in has 16 bytes and may end at an unmapped page */
+	long failed;
+
+	if (call->length >= 28)
+		failed = bpf_probe_read_user(address, 28, (void *)call->sockaddr);
+	else if (call->length >= 16)
+		failed = bpf_probe_read_user(address, 16, (void *)call->sockaddr);
+	else
+		return;
+	if (failed)
+		return;
+	__builtin_memcpy(&call->requested_family, address, 2);
+	__builtin_memcpy(&call->requested_port, address + 2, 2);
+	if (call->requested_family == OTC_AF_INET6)
+		__builtin_memcpy(call->requested_address, address + 8, 16);
+	else
+		__builtin_memcpy(call->requested_address, address + 4, 4);
+	call->flags |= OTC_FLAG_REQUESTED;
+}
+
+TRACEPOINT_PROBE(syscalls, sys_enter_connect)
+{
+	u64 thread = bpf_get_current_pid_tgid(), socket;
+	struct otc_counters *count;
+	struct call call = {};
+	u16 family = 0, type = 0;
+	u32 socket_state = 0;
+	u8 tcp_state = 0;
+
+	if (thread >> 32 == OTC_OWN_PID)
+		return 0;
+	socket = socket_of(args->fd);
+	if (!socket)
+		return 0;
+	READ(call.sk, socket, OFF_socket__sk);
+	READ(family, call.sk, OFF_sock__skc_family);
+	READ(type, socket, OFF_socket__type);
+	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
+	if ((family != OTC_AF_INET && family != OTC_AF_INET6) || type != SOCK_STREAM)
+		return 0;
+	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
+		return 0;
+	READ(socket_state, socket, OFF_socket__state);
+	READ(tcp_state, call.sk, OFF_sock__skc_state);
+	if (socket_state != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
+		/* asks after a pending attempt, or is EISCONN; nothing stale may answer for it */
+		calls.delete(&thread);
+		return 0;
+	}
+	call.enter_ns = bpf_ktime_get_ns();
+	call.sockaddr = (u64)args->uservaddr;
+	call.length = args->addrlen;
+	if (call.protocol == IPPROTO_MPTCP)
+		call.flags |= OTC_FLAG_MPTCP;
+	read_requested(&call);
+	count = this_cpu_counters();
+	if (count && calls.update(&thread, &call))
+		COUNT(count->call_full);
+	return 0;
+}
+
+/* connect() failed before any SYN: the attempt is this call. */
+static __always_inline void local_failure(struct otc_counters *count, struct call *call, int returned)
+{
+	struct otc_event event = {};
+	u64 net = 0;
+
+	event.start_ns = call->enter_ns;
+	event.end_ns = bpf_ktime_get_ns();
+	event.ending = OTC_RETURNED;
+	event.returned = returned;
+	if (!(call->flags & OTC_FLAG_REQUESTED))
+		read_requested(call); /* the kernel has paged it in by now */
+	fill_process(&event);
+	fill_blocking(&event, call->sk);
+	fill_call(&event, call);
+	event.hooks |= OTC_HOOK_EXIT;
+	READ(event.family, call->sk, OFF_sock__skc_family);
+	READ(net, call->sk, OFF_sock__skc_net);
+	READ(event.netns, net, OFF_net__inum);
+	number(&event, count);
+	emit(count, &event);
+}
+
+/* connect() returned for an attempt that the state hook saw begin. */
+static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned)
+{
+	struct otc_event *event;
+	u64 sk = call->attempt;
+	u32 soft = 0;
+
+	event = in_progress.lookup(&sk);
+	/*
+	 * Mostly it has ended: on loopback the whole handshake runs inside the call. If its memory serves a
+	 * new attempt already, that is another thread's.
+	 */
+	if (!event || event->tid != (u32)bpf_get_current_pid_tgid())
+		return;
+	event->hooks |= OTC_HOOK_EXIT;
+	event->returned = returned;
+	if (event->flags & OTC_FLAG_CLOSED_IN_CALL) {
+		event->ending = OTC_RETURNED;
+		emit(count, event);
+		in_progress.delete(&sk);
+		return;
+	}
+	/* an ICMP error that came while the socket was locked is only here, and gone once SO_ERROR is read */
+	READ(soft, sk, OFF_sock__sk_err_soft);
+	if (soft)
+		event->sk_err_soft = soft;
+}
+
+TRACEPOINT_PROBE(syscalls, sys_exit_connect)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	int returned = args->ret, error = -returned;
+	struct otc_counters *count;
+	struct call *call;
+
+	call = calls.lookup(&thread);
+	if (!call)
+		return 0;
+	count = this_cpu_counters();
+	if (!count)
+		return 0;
+	if (call->attempt)
+		returned_from(count, call, returned);
+	else if (error > 0 && !(error >= ERESTART_FIRST && error <= ERESTART_LAST) && error != EINPROGRESS &&
+		 error != EALREADY && error != EISCONN)
+		local_failure(count, call, returned);
+	calls.delete(&thread);
+	return 0;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * The wire contract between the probes and the agent.
+ *
+ * Everything here is compiled three times: into the probes, by the host's compiler in a test that
+ * compares every offset with the Python decoder (otel_connect/capture/layout.py), and by people.
+ * Integers are in the host's byte order, but for ports and addresses: these are as on the network.
+ */
+#ifndef OTC_CONNECT_H
+#define OTC_CONNECT_H
+
+#include <linux/types.h>
+
+/* Which observation ended the attempt. */
+enum otc_ending {
+	OTC_PENDING = 0,     /* none yet: only found by reading the table of attempts */
+	OTC_ESTABLISHED = 1, /* SYN_SENT or SYN_RECV -> ESTABLISHED */
+	OTC_CLOSED = 2,      /* SYN_SENT or SYN_RECV -> any other state */
+	OTC_RETURNED = 3,    /* connect() returned for an attempt without SYN, or closed in the call */
+	OTC_REPLACED = 4,    /* a new attempt began on a socket whose last one had no end */
+};
+
+/* Which hooks saw the attempt. */
+#define OTC_HOOK_ENTER    1
+#define OTC_HOOK_SYN_SENT 2
+#define OTC_HOOK_END      4
+#define OTC_HOOK_EXIT     8
+
+#define OTC_FLAG_NONBLOCKING    1
+#define OTC_FLAG_BLOCKING_KNOWN 2
+#define OTC_FLAG_MPTCP          4
+#define OTC_FLAG_REQUESTED      8  /* requested_* could be read from the caller's memory */
+#define OTC_FLAG_CLOSED_IN_CALL 16 /* the socket closed before its own connect() returned */
+
+/* One attempt: what was seen of it, no more. */
+struct otc_event {
+	__u64 sequence;         /* of the CPU it began on: with cpu, its identity since boot of the agent */
+	__u64 start_ns;         /* CLOCK_MONOTONIC */
+	__u64 end_ns;           /* CLOCK_MONOTONIC; 0: no end was seen */
+	__u64 process_start_ns; /* CLOCK_BOOTTIME: with pid, the identity of the process */
+	__u64 cgroup_id;        /* in the cgroup v2 tree */
+	__u32 pid;              /* what user space calls pid: the thread group's */
+	__u32 tid;
+	__u32 parent_pid;
+	__u32 uid;
+	__u32 gid;
+	__u32 netns; /* inode number of the socket's network namespace */
+	__u32 cpu;
+	__u32 srtt_us;     /* at establishment */
+	__s32 sk_err;      /* at the end */
+	__s32 sk_err_soft; /* at the end, or when connect() returned: whichever had one */
+	__s32 returned;    /* by connect(): valid with OTC_HOOK_EXIT */
+	__u16 family;      /* of the socket */
+	__u16 local_port;
+	__u16 peer_port;
+	__u16 requested_family;
+	__u16 requested_port;
+	__u8 ending; /* enum otc_ending */
+	__u8 hooks;
+	__u8 flags;
+	__u8 socket_state; /* enum socket_state at the end; 0: no socket */
+	__u8 shutdown;     /* sk_shutdown at the end */
+	__u8 syn_retransmits;
+	__u8 padding[4];
+	__u8 local_address[16]; /* AF_INET uses the first four bytes */
+	__u8 peer_address[16];
+	__u8 requested_address[16];
+	char comm[16];
+};
+
+_Static_assert(sizeof(struct otc_event) == 168, "otc_event: the decoder reads 168 bytes");
+
+/*
+ * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
+ * seen == emitted + ring_full + pending_full + the entries of the table of attempts.
+ */
+struct otc_counters {
+	__u64 seen;         /* attempts, counted before anything else is done with them */
+	__u64 emitted;      /* records that reached the ring */
+	__u64 ring_full;    /* records that found no room in it */
+	__u64 pending_full; /* attempts that found no room in the table of attempts */
+	__u64 call_full;    /* connect() calls that found no room in the table of calls */
+	__u64 untracked;    /* ends without a beginning: it was before the attach, or found no room */
+	__u64 own;          /* attempts of the agent itself */
+	__u64 padding[9];   /* no cache line is shared between CPUs */
+};
+
+_Static_assert(sizeof(struct otc_counters) == 128, "otc_counters: one CPU's is two cache lines");
+
+#endif

@@ -1,0 +1,1 @@
+/* Asked for by bcc, which brings the definitions itself. */

@@ -1,0 +1,48 @@
+"""probes/connect.h, as the host's compiler sees it, against the decoder in Python."""
+
+import struct
+import subprocess
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
+from pathlib import Path
+
+import pytest
+
+from otel_connect.capture.layout import COUNTER_FIELDS, COUNTERS, EVENT, EVENT_FIELDS
+from otel_connect.model import Ending, EventFlag, Hook
+
+PROBES = Path(__file__).resolve().parents[2] / "probes"
+
+
+def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
+    """Print one number for each C expression."""
+    source = folder / "print.c"
+    prints = "\n".join(f'printf("%ld\\n", (long)({line}));' for line in lines)
+    source.write_text(f'#include <stddef.h>\n#include <stdio.h>\n#include "connect.h"\nint main(void) {{ {prints} }}\n')
+    subprocess.run(["gcc", "-Werror", "-I", PROBES, "-o", folder / "print", source], check=True)
+    output = subprocess.run([folder / "print"], check=True, capture_output=True, text=True).stdout
+    return [int(number) for number in output.split()]
+
+
+@pytest.mark.parametrize(
+    ("structure", "fields", "whole"),
+    [("otc_event", EVENT_FIELDS, EVENT), ("otc_counters", COUNTER_FIELDS, COUNTERS)],
+)
+def test_every_field_stands_where_the_decoder_reads_it(
+    structure: str, fields: Sequence[tuple[str, str]], whole: struct.Struct, tmp_path: Path
+) -> None:
+    offsets = [f"offsetof(struct {structure}, {name})" for name, _ in fields]
+    sizes = [f"sizeof(((struct {structure} *)0)->{name})" for name, _ in fields]
+    printed = compile_and_run([*offsets, *sizes, f"sizeof(struct {structure})"], tmp_path)
+    expected_sizes = [struct.calcsize("=" + code) for _, code in fields]
+    expected_offsets = [sum(expected_sizes[:index]) for index in range(len(fields))]
+    assert printed == [*expected_offsets, *expected_sizes, whole.size]
+
+
+@pytest.mark.parametrize(("numbers", "prefix"), [(Hook, "OTC_HOOK_"), (EventFlag, "OTC_FLAG_"), (Ending, "OTC_")])
+def test_numbers_of_the_header_are_those_of_the_model(
+    numbers: type[IntEnum] | type[IntFlag], prefix: str, tmp_path: Path
+) -> None:
+    # An expired attempt is the agent's own finding: no probe ever writes it.
+    members = [member for member in numbers if member is not Ending.EXPIRED]
+    assert compile_and_run([prefix + str(m.name) for m in members], tmp_path) == [m.value for m in members]

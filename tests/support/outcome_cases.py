@@ -1,0 +1,126 @@
+"""The case table: for each way a connect attempt can end, the kernel's evidence and what it means.
+
+``shown_by`` says where the evidence itself is proven: ``kernel`` rows are made with real sockets in
+tests/kernel, the others name what a machine must have to show them.
+"""
+
+import errno
+from typing import Any, NamedTuple
+
+from otel_connect.model import Ending, EventFlag, Hook, Outcome
+
+KERNEL = "kernel"
+
+E, S, D, X = Hook.ENTER, Hook.SYN_SENT, Hook.END, Hook.EXIT
+UNCONNECTED, CONNECTING, DISCONNECTING = 1, 2, 4
+CLOSED_BY_APPLICATION = 3
+
+
+class OutcomeCase(NamedTuple):
+    """One row: what the probes recorded, and the verdict."""
+
+    name: str
+    evidence: dict[str, Any]
+    outcome: Outcome
+    errno: int | None = None
+    shown_by: str = KERNEL
+
+
+def established(**more: Any) -> dict[str, Any]:
+    return {"ending": Ending.ESTABLISHED, "hooks": E | S | D, "sk_err": 0, "returned": 0, **more}
+
+
+def closed(sk_err: int = 0, **more: Any) -> dict[str, Any]:
+    state = {"socket_state": CONNECTING, "shutdown": 0, "sk_err_soft": 0}
+    return {"ending": Ending.CLOSED, "hooks": E | S | D, "sk_err": sk_err, "returned": 0, **state, **more}
+
+
+def returned(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "ending": Ending.RETURNED,
+        "hooks": E | X,
+        "sk_err": 0,
+        "returned": -number,
+        "socket_state": 0,
+        **more,
+    }
+
+
+NONBLOCKING = {"hooks": E | S | D | X, "returned": -errno.EINPROGRESS}
+CLOSED_IN_CALL = {"hooks": E | S | D | X, "flags": int(EventFlag.CLOSED_IN_CALL), "socket_state": UNCONNECTED}
+
+CASES = (
+    OutcomeCase("blocking, accepted", established(), Outcome.ESTABLISHED),
+    OutcomeCase("non-blocking, accepted 20 ms away", established(**NONBLOCKING), Outcome.ESTABLISHED),
+    OutcomeCase("accepted after a lost SYN", established(syn_retransmits=1), Outcome.ESTABLISHED),
+    OutcomeCase("self-connect through SYN_RECV", established(), Outcome.ESTABLISHED),
+    OutcomeCase("MSG_FASTOPEN: no connect() call", established(hooks=S | D), Outcome.ESTABLISHED),
+    OutcomeCase("TCP_FASTOPEN_CONNECT: returns 0, established at the first write",
+                established(hooks=E | S | D | X), Outcome.ESTABLISHED, shown_by="a server with a fast open cookie"),
+    OutcomeCase("io_uring: no connect() call", established(hooks=S | D), Outcome.ESTABLISHED, shown_by="io_uring"),
+    OutcomeCase("32-bit caller: no connect() call", closed(111, hooks=S | D), Outcome.REFUSED,
+                errno.ECONNREFUSED, shown_by="a 32-bit program"),
+    OutcomeCase("MPTCP: the subflow", established(flags=int(EventFlag.MPTCP)), Outcome.ESTABLISHED,
+                shown_by="CONFIG_MPTCP"),
+    OutcomeCase("signal on a blocking connect, attempt goes on", established(returned=-512, hooks=E | S | D | X),
+                Outcome.ESTABLISHED),
+    OutcomeCase("SO_SNDTIMEO ran out, attempt goes on", established(**NONBLOCKING), Outcome.ESTABLISHED),
+    OutcomeCase("RST, blocking", closed(errno.ECONNREFUSED), Outcome.REFUSED, errno.ECONNREFUSED),
+    OutcomeCase("RST, non-blocking", closed(errno.ECONNREFUSED, **NONBLOCKING), Outcome.REFUSED, errno.ECONNREFUSED),
+    OutcomeCase("nft reject with tcp reset on output", closed(errno.ECONNREFUSED), Outcome.REFUSED,
+                errno.ECONNREFUSED, shown_by="nftables"),
+    OutcomeCase("refused while connect() transmits", returned(errno.ECONNREFUSED, **CLOSED_IN_CALL),
+                Outcome.REFUSED, errno.ECONNREFUSED, shown_by="a netfilter verdict that carries the errno"),
+    OutcomeCase("RST in SYN_RECV (simultaneous open)", closed(errno.ECONNRESET), Outcome.RESET, errno.ECONNRESET),
+    OutcomeCase("SYN timeout", closed(errno.ETIMEDOUT, syn_retransmits=6), Outcome.TIMED_OUT, errno.ETIMEDOUT),
+    OutcomeCase("TCP_USER_TIMEOUT", closed(errno.ETIMEDOUT), Outcome.TIMED_OUT, errno.ETIMEDOUT),
+    OutcomeCase("closed by another thread while blocked", closed(errno.ETIMEDOUT), Outcome.TIMED_OUT,
+                errno.ETIMEDOUT),
+    OutcomeCase("ARP failure", closed(errno.EHOSTUNREACH), Outcome.UNREACHABLE, errno.EHOSTUNREACH),
+    OutcomeCase("ICMP host unreachable", closed(errno.EHOSTUNREACH, **NONBLOCKING), Outcome.UNREACHABLE,
+                errno.EHOSTUNREACH),
+    OutcomeCase("ICMP net unreachable", closed(errno.ENETUNREACH), Outcome.UNREACHABLE, errno.ENETUNREACH),
+    OutcomeCase("ICMP port unreachable", closed(errno.ECONNREFUSED), Outcome.REFUSED, errno.ECONNREFUSED),
+    OutcomeCase("ICMP host unknown", closed(errno.EHOSTDOWN), Outcome.UNREACHABLE, errno.EHOSTDOWN),
+    OutcomeCase("ICMP protocol unreachable", closed(errno.ENOPROTOOPT), Outcome.UNREACHABLE, errno.ENOPROTOOPT),
+    OutcomeCase("ICMPv6 administratively prohibited", closed(errno.EACCES), Outcome.UNREACHABLE, errno.EACCES),
+    OutcomeCase("ICMP while connect() holds the socket, then closed",
+                closed(sk_err_soft=errno.EHOSTUNREACH, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
+                Outcome.UNREACHABLE, errno.EHOSTUNREACH),
+    OutcomeCase("nft reject with icmp on output, then closed",
+                closed(sk_err_soft=errno.ECONNREFUSED, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
+                Outcome.REFUSED, errno.ECONNREFUSED, shown_by="nftables"),
+    OutcomeCase("the socket's own error counts before a soft one",
+                closed(errno.ETIMEDOUT, sk_err_soft=errno.EHOSTUNREACH), Outcome.TIMED_OUT, errno.ETIMEDOUT),
+    OutcomeCase("prohibit route", returned(errno.EACCES), Outcome.DENIED, errno.EACCES),
+    OutcomeCase("EPERM by cgroup BPF", returned(errno.EPERM), Outcome.DENIED, errno.EPERM,
+                shown_by="a cgroup connect4 program"),
+    OutcomeCase("LSM denial", returned(errno.EACCES), Outcome.DENIED, errno.EACCES, shown_by="an LSM with a policy"),
+    OutcomeCase("no route", returned(errno.ENETUNREACH), Outcome.LOCAL_ERROR, errno.ENETUNREACH),
+    OutcomeCase("unreachable route", returned(errno.EHOSTUNREACH), Outcome.LOCAL_ERROR, errno.EHOSTUNREACH),
+    OutcomeCase("blackhole route", returned(errno.EINVAL), Outcome.LOCAL_ERROR, errno.EINVAL),
+    OutcomeCase("broadcast or multicast peer", returned(errno.ENETUNREACH), Outcome.LOCAL_ERROR, errno.ENETUNREACH),
+    OutcomeCase("wrong family", returned(errno.EAFNOSUPPORT), Outcome.LOCAL_ERROR, errno.EAFNOSUPPORT),
+    OutcomeCase("bad address pointer", returned(errno.EFAULT), Outcome.LOCAL_ERROR, errno.EFAULT),
+    OutcomeCase("no port left", returned(errno.EADDRNOTAVAIL, **CLOSED_IN_CALL), Outcome.LOCAL_ERROR,
+                errno.EADDRNOTAVAIL),
+    OutcomeCase("no port left, return value not seen (io_uring)", closed(socket_state=UNCONNECTED, hooks=S | D),
+                Outcome.LOCAL_ERROR, shown_by="io_uring"),
+    OutcomeCase("close() while pending", closed(shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING), Outcome.ABANDONED),
+    OutcomeCase("SIGKILL while blocked", closed(shutdown=CLOSED_BY_APPLICATION, returned=-512),
+                Outcome.ABANDONED),
+    OutcomeCase("shutdown() while pending", closed(socket_state=DISCONNECTING), Outcome.ABANDONED),
+    OutcomeCase("connect(AF_UNSPEC) while pending", closed(socket_state=CONNECTING), Outcome.ABANDONED),
+    OutcomeCase("io_uring link timeout, then closed", closed(shutdown=CLOSED_BY_APPLICATION, hooks=S | D),
+                Outcome.ABANDONED, shown_by="io_uring"),
+    OutcomeCase("ss -K", closed(errno.ECONNABORTED), Outcome.ABANDONED, errno.ECONNABORTED,
+                shown_by="CONFIG_INET_DIAG_DESTROY"),
+    OutcomeCase("ICMP parameter problem", closed(errno.EPROTO), Outcome.LOCAL_ERROR, errno.EPROTO),
+    OutcomeCase("the agent stops first", {"ending": Ending.PENDING}, Outcome.PENDING),
+    OutcomeCase("replaced: the end was missed", {"ending": Ending.REPLACED}, Outcome.UNKNOWN,
+                shown_by="a second tracer"),
+    OutcomeCase("expired: the end was missed", {"ending": Ending.EXPIRED}, Outcome.UNKNOWN, shown_by="a second tracer"),
+    OutcomeCase("closed without any sign of by whom", closed(socket_state=0), Outcome.UNKNOWN,
+                shown_by="a kernel socket"),
+    OutcomeCase("returned without an error", returned(0), Outcome.UNKNOWN, shown_by="none: it would be a fault"),
+)  # fmt: skip
