@@ -1,0 +1,1 @@
+"""Whose attempt it was."""

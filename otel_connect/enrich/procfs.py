@@ -1,0 +1,45 @@
+"""What /proc says about a process, asked by pid and start time: pids are used again."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from pwd import getpwuid
+
+_START_TIME = 22  # field of /proc/<pid>/stat, counted from 1 as in proc(5)
+_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
+
+
+def executable(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> str | None:
+    """Return the path of the file that a process runs, ``None`` when it is gone or may not be asked.
+
+    A process with the same pid but another start time is another process.
+    """
+    here = proc / str(pid)
+    try:
+        path = os.fsencode((here / "exe").readlink())
+        stat = (here / "stat").read_bytes()
+    except OSError:
+        return None
+    # The name in the second field may hold blanks and parentheses, so fields are counted from its end.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if int(fields[_START_TIME - 3]) != start_boot_ns // _NS_PER_TICK:
+        return None
+    return path.decode("utf-8", "backslashreplace").removesuffix(" (deleted)")
+
+
+@lru_cache(maxsize=1024)
+def user_name(uid: int) -> str | None:
+    """Return the name of a user of this host, ``None`` when it has none."""
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
+def sees_host_processes(proc: Path = Path("/proc")) -> bool:
+    """Say whether pids of the kernel are those of /proc: not so inside a container's PID namespace."""
+    try:
+        return str((proc / "self/ns/pid").readlink()) == _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
