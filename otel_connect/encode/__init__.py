@@ -1,0 +1,1 @@
+"""Attempt → OTLP log record, metric points and span."""

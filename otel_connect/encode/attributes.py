@@ -1,0 +1,257 @@
+"""Attempt → attributes and severity: the only home of attribute names.
+
+Names of the semantic conventions are taken from ``opentelemetry.semconv``; our own begin with
+``otel_connect.``. The attributes of an attempt come in four groups: the first three repeat from attempt to
+attempt (same peer, same outcome, same process), so that ``wire`` can encode each of them once; only the
+fourth is new every time. A group is a function of hashable values for that reason.
+"""
+
+import errno as errnos
+from datetime import UTC, datetime, timedelta
+from socket import AF_INET, AF_INET6
+from typing import NamedTuple, TypeAlias
+
+from opentelemetry.semconv._incubating.attributes import process_attributes
+from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
+from opentelemetry.semconv.schemas import Schemas
+
+from otel_connect.model import Attempt, ConnectEvent, Ending, EventFlag, Hook, Outcome, Process, Verdict
+
+SCOPE = "otel_connect"
+SCHEMA_URL = Schemas.V1_44_0.value
+EVENT_NAME = "otel_connect.attempt"
+
+ERROR_TYPE = error_attributes.ERROR_TYPE
+NETWORK_LOCAL_ADDRESS = network_attributes.NETWORK_LOCAL_ADDRESS
+NETWORK_LOCAL_PORT = network_attributes.NETWORK_LOCAL_PORT
+NETWORK_PEER_ADDRESS = network_attributes.NETWORK_PEER_ADDRESS
+NETWORK_PEER_PORT = network_attributes.NETWORK_PEER_PORT
+NETWORK_TRANSPORT = network_attributes.NETWORK_TRANSPORT
+NETWORK_TYPE = network_attributes.NETWORK_TYPE
+PROCESS_CREATION_TIME = process_attributes.PROCESS_CREATION_TIME
+PROCESS_EXECUTABLE_NAME = process_attributes.PROCESS_EXECUTABLE_NAME
+PROCESS_EXECUTABLE_PATH = process_attributes.PROCESS_EXECUTABLE_PATH
+PROCESS_OWNER = process_attributes.PROCESS_OWNER
+PROCESS_PARENT_PID = process_attributes.PROCESS_PARENT_PID
+PROCESS_PID = process_attributes.PROCESS_PID
+PROCESS_USER_ID = process_attributes.PROCESS_USER_ID
+SERVER_ADDRESS = server_attributes.SERVER_ADDRESS
+SERVER_PORT = server_attributes.SERVER_PORT
+
+BLOCKING = "otel_connect.blocking"
+COMM = "otel_connect.process.comm"
+DURATION = "otel_connect.duration"
+ERRNO_CODE = "otel_connect.errno.code"
+ERRNO_NAME = "otel_connect.errno.name"
+EVENT_ID = "otel_connect.event.id"
+OUTCOME = "otel_connect.outcome"
+REQUESTED_ADDRESS = "otel_connect.requested.address"
+REQUESTED_PORT = "otel_connect.requested.port"
+RETRANSMITS = "otel_connect.syn.retransmits"
+RTT = "otel_connect.rtt"
+SERVER_ADDRESS_SOURCE = "otel_connect.server.address.source"
+SUPERSEDED = "otel_connect.superseded"
+
+Value: TypeAlias = str | int | float | bool
+Attributes: TypeAlias = tuple[tuple[str, Value], ...]
+
+Identity: TypeAlias = tuple[Process, int, int, int, int, str]
+"""A process, its pid, when it began (Unix time, ns), its parent's pid, its user's id, its comm."""
+
+# Plain integers: an operation on an IntFlag takes ten times as long.
+_SYN_SENT = int(Hook.SYN_SENT)
+_BLOCKING_KNOWN = int(EventFlag.BLOCKING_KNOWN)
+_NONBLOCKING = int(EventFlag.NONBLOCKING)
+
+_TCP = network_attributes.NetworkTransportValues.TCP.value
+_NETWORK_TYPES = {
+    int(AF_INET): network_attributes.NetworkTypeValues.IPV4.value,
+    int(AF_INET6): network_attributes.NetworkTypeValues.IPV6.value,
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OTHER = error_attributes.ErrorTypeValues.OTHER.value
+
+# The list of .NET's socket convention, but for the last three, which are ours.
+_ERROR_TYPES = {
+    errnos.ECONNREFUSED: "connection_refused",
+    errnos.ETIMEDOUT: "timed_out",
+    errnos.ENETUNREACH: "network_unreachable",
+    errnos.EHOSTUNREACH: "host_unreachable",
+    errnos.EADDRNOTAVAIL: "address_not_available",
+    errnos.EADDRINUSE: "address_already_in_use",
+    errnos.EACCES: "access_denied",
+    errnos.EPERM: "access_denied",
+    errnos.EAFNOSUPPORT: "address_family_not_supported",
+    errnos.EINTR: "interrupted",
+    errnos.EFAULT: "fault",
+    errnos.EINVAL: "invalid_argument",
+    errnos.ENOBUFS: "no_buffer_space_available",
+    errnos.ENOMEM: "no_buffer_space_available",
+    errnos.ENETDOWN: "network_down",
+    errnos.EPROTOTYPE: "protocol_type",
+    errnos.ECONNRESET: "connection_reset",
+    errnos.ECONNABORTED: "connection_aborted",
+    errnos.ECANCELED: "canceled",
+}
+
+# An outcome that is itself the class of the error; ``None`` means that there was no error.
+_OUTCOME_ERROR_TYPES = {
+    Outcome.ESTABLISHED: None,
+    Outcome.PENDING: None,
+    Outcome.REFUSED: "connection_refused",
+    Outcome.RESET: "connection_reset",
+    Outcome.TIMED_OUT: "timed_out",
+    Outcome.DENIED: "access_denied",
+    Outcome.ABANDONED: "canceled",
+    Outcome.UNKNOWN: _OTHER,
+}
+
+
+class Severity(NamedTuple):
+    """A severity of OpenTelemetry's log data model: its number and its short name."""
+
+    number: int
+    text: str
+
+
+INFO = Severity(9, "INFO")
+WARN = Severity(13, "WARN")
+
+
+def is_failure(attempt: Attempt) -> bool:
+    """Whether somebody may have to act: everything but success, still pending and superseded."""
+    if attempt.verdict.outcome is Outcome.ABANDONED:
+        return not attempt.superseded
+    return attempt.verdict.outcome not in {Outcome.ESTABLISHED, Outcome.PENDING}
+
+
+def severity(attempt: Attempt) -> Severity:
+    """WARN for a failure, else INFO."""
+    return WARN if is_failure(attempt) else INFO
+
+
+def error_type(verdict: Verdict) -> str | None:
+    """Return the ``error.type`` of a verdict, from a closed list; ``None`` when there was no error."""
+    outcome, errno = verdict
+    if outcome is Outcome.UNREACHABLE:
+        # Also ICMPv6 "administratively prohibited", EACCES: its v4 counterpart arrives as EHOSTUNREACH.
+        return _ERROR_TYPES[errnos.ENETUNREACH if errno == errnos.ENETUNREACH else errnos.EHOSTUNREACH]
+    if outcome is Outcome.LOCAL_ERROR:
+        return _OTHER if errno is None else _ERROR_TYPES.get(errno, _OTHER)
+    return _OUTCOME_ERROR_TYPES[outcome]
+
+
+def errno_name(errno: int) -> str | None:
+    """Return the symbol of an errno (``ECONNREFUSED``), ``None`` for a number that has none."""
+    return errnos.errorcode.get(errno)
+
+
+def network_type(family: int) -> str | None:
+    """Return the ``network.type`` of an address family, ``None`` if it is neither IPv4 nor IPv6."""
+    return _NETWORK_TYPES.get(family)
+
+
+def target_attributes(family: int, address: str | None, port: int | None) -> Attributes:
+    """Say to where: transport, peer and server. No names are observed yet: the server is the peer."""
+    return _known(
+        (NETWORK_TRANSPORT, _TCP),
+        (NETWORK_TYPE, network_type(family)),
+        (NETWORK_PEER_ADDRESS, address),
+        (NETWORK_PEER_PORT, port),
+        (SERVER_ADDRESS, address),
+        (SERVER_PORT, port),
+        (SERVER_ADDRESS_SOURCE, "none"),
+    )
+
+
+def outcome_attributes(verdict: Verdict, superseded: bool) -> Attributes:  # noqa: FBT001 - a field, not a switch
+    """Say what became of it."""
+    return _known(
+        (OUTCOME, verdict.outcome.value),
+        (ERROR_TYPE, error_type(verdict)),
+        (SUPERSEDED, superseded if verdict.outcome is Outcome.ABANDONED else None),
+        (ERRNO_CODE, verdict.errno),
+        (ERRNO_NAME, None if verdict.errno is None else errno_name(verdict.errno)),
+    )
+
+
+def identity(attempt: Attempt) -> Identity:
+    """Return what ``identity_attributes`` needs of an attempt: the same for all attempts of a process."""
+    event = attempt.event
+    return (
+        attempt.process,
+        event.pid,
+        event.process_start_unix_ns,
+        event.parent_pid,
+        event.uid,
+        event.comm,
+    )
+
+
+def identity_attributes(who: Identity) -> Attributes:
+    """Say whose it was."""
+    process, pid, start_unix_ns, parent_pid, uid, comm = who
+    return _known(
+        (PROCESS_PID, pid),
+        (PROCESS_CREATION_TIME, _iso_8601(start_unix_ns)),
+        (PROCESS_PARENT_PID, parent_pid),
+        (PROCESS_EXECUTABLE_NAME, process.executable_name),
+        (PROCESS_EXECUTABLE_PATH, process.executable_path),
+        (PROCESS_USER_ID, uid),
+        (PROCESS_OWNER, process.owner),
+        (COMM, comm),
+    )
+
+
+def measured_attributes(attempt: Attempt) -> Attributes:
+    """Say what is new with every attempt: its id, its own address, what was measured; times in seconds."""
+    event = attempt.event
+    outcome = attempt.verdict.outcome
+    pairs: list[tuple[str, Value]] = [(EVENT_ID, attempt.event_id)]
+    if event.duration_ns is not None:
+        pairs.append((DURATION, event.duration_ns / 1e9))
+    if event.local_address is not None:
+        pairs.append((NETWORK_LOCAL_ADDRESS, event.local_address))
+    if event.local_port is not None:
+        pairs.append((NETWORK_LOCAL_PORT, event.local_port))
+    # SYN_SENT is entered before the source port is chosen: no port, no SYN, and connect() itself says so.
+    if event.hooks & _SYN_SENT and event.ending is not Ending.RETURNED:
+        pairs.append((RETRANSMITS, event.syn_retransmits))
+    if outcome is Outcome.ESTABLISHED and event.srtt_us:
+        pairs.append((RTT, event.srtt_us / 1e6))
+    if event.flags & _BLOCKING_KNOWN:
+        pairs.append((BLOCKING, not event.flags & _NONBLOCKING))
+    if event.requested_address is not None and _redirected(event):
+        pairs.append((REQUESTED_ADDRESS, event.requested_address))
+        if event.requested_port is not None:
+            pairs.append((REQUESTED_PORT, event.requested_port))
+    return tuple(pairs)
+
+
+def attempt_attributes(attempt: Attempt) -> Attributes:
+    """Return every attribute of an attempt, as its log record and its span have them."""
+    return (
+        *target_attributes(attempt.event.family, *attempt.event.target),
+        *outcome_attributes(attempt.verdict, attempt.superseded),
+        *identity_attributes(identity(attempt)),
+        *measured_attributes(attempt),
+    )
+
+
+def valid_text(text: str) -> str:
+    r"""Return what UTF-8 can hold of a text: a lone surrogate, which it cannot, is written ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _redirected(event: ConnectEvent) -> bool:
+    requested = event.requested_address, event.requested_port
+    return event.peer_address is not None and requested != (event.peer_address, event.peer_port)
+
+
+def _iso_8601(unix_ns: int) -> str:
+    moment = _EPOCH + timedelta(microseconds=unix_ns // 1000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _known(*pairs: tuple[str, Value | None]) -> Attributes:
+    return tuple((key, value) for key, value in pairs if value is not None)

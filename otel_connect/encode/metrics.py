@@ -1,0 +1,185 @@
+"""Attempts → metrics, by the SDK but without a thread: the agent records batches and collects when it sends.
+
+Every attempt is counted, whatever becomes of its log record. The number of attribute sets is bounded in
+front of the SDK (see ``cardinality``), temporality and the kind of histogram follow the standard variables,
+and nothing global is set.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.metrics import Meter, Observation
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION as AGGREGATION_VARIABLE,
+)
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE as TEMPORALITY_VARIABLE,
+)
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import NonRecordingSpan, TraceFlags, set_span_in_context
+from opentelemetry.trace import SpanContext as SdkSpanContext
+
+from otel_connect import __version__
+from otel_connect.encode.attributes import SCHEMA_URL, SCOPE
+from otel_connect.encode.cardinality import AttributeSets, metric_key
+from otel_connect.encode.self_metrics import SelfSnapshot, observe_agent
+from otel_connect.encode.spans import SpanContext
+from otel_connect.model import Attempt, Request, Signal
+
+ATTEMPTS = "otel_connect.attempts"
+ATTEMPT_DURATION = "otel_connect.attempt.duration"
+IN_PROGRESS = "otel_connect.attempts.in_progress"
+OVERFLOWED = "otel_connect.agent.metrics.overflowed"
+
+# Seconds; the retries of a SYN fall at 1, 3, 7, 15, 31, 63 and 127 s, each just below a boundary.
+DURATION_BOUNDARIES = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class AttemptMetrics:
+    """The metrics of one resource: of the attempts, and of the agent itself.
+
+    ``in_progress`` returns how many attempts have begun and not ended; ``snapshot`` returns the agent's own
+    figures and is called once for each collection, so that the figures of one request fit together.
+    ``environ`` is where the standard variables are looked up; a value that is none of theirs is logged and
+    the default taken. One thread records and collects.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        in_progress: Callable[[], int],
+        snapshot: Callable[[], SelfSnapshot],
+        max_attribute_sets: int = 1000,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        temporality = _temporality(environ)
+        # The SDK's own limit only has to stay out of the way of ours.
+        sdk_limit = max_attribute_sets + 1000
+        self._reader = InMemoryMetricReader(
+            preferred_temporality=temporality,
+            cardinality_limits={Counter: sdk_limit, Histogram: sdk_limit},
+        )
+        view = View(instrument_name=ATTEMPT_DURATION, aggregation=_aggregation(environ))
+        provider = MeterProvider([self._reader], resource, shutdown_on_exit=False, views=[view])
+        self._sets = AttributeSets(max_attribute_sets)
+        self._sets_expire = temporality[Counter] is AggregationTemporality.DELTA
+        self._overflowed = 0
+        self._take_snapshot = snapshot
+        self._snapshot = snapshot()
+        self._register(provider.get_meter(SCOPE, __version__, SCHEMA_URL), in_progress)
+
+    def record(self, attempts: Sequence[Attempt], contexts: Sequence[SpanContext | None] | None = None) -> None:
+        """Count a batch; ``contexts`` are the ids of the attempts' spans, which become exemplars."""
+        for attempt, context in zip(attempts, contexts or repeat(None)):  # noqa: B905 - endless
+            series = self._sets.find(metric_key(attempt))
+            if not series.count:
+                self._attempts.add(0, series.attributes)  # so that the SDK has it start now, not when collected
+            series.count += 1
+            if attempt.event.duration_ns is not None:
+                self._duration.record(
+                    attempt.event.duration_ns / 1e9,
+                    series.attributes,
+                    None if context is None else _sdk_context(context),
+                )
+
+    def collect(self) -> list[Request]:
+        """Return what has been recorded as export requests; with delta temporality it starts anew."""
+        self._snapshot = self._take_snapshot()
+        self._add_up()
+        data = self._reader.get_metrics_data()
+        if data is None:  # OTEL_SDK_DISABLED
+            return []
+        if self._sets_expire:
+            self._sets.clear()
+        points = sum(
+            len(metric.data.data_points)
+            for of_resource in data.resource_metrics
+            for of_scope in of_resource.scope_metrics
+            for metric in of_scope.metrics
+        )
+        return [Request(Signal.METRICS, encode_metrics(data).SerializeToString(), points)]
+
+    def _add_up(self) -> None:
+        """Hand the counts over to the SDK, once for each series: an addition costs it as much as a record."""
+        for series in self._sets:
+            if series.count:
+                self._attempts.add(series.count, series.attributes)
+                self._overflowed += series.count if series.overflowed else 0
+                series.count = 0
+
+    def _register(self, meter: Meter, in_progress: Callable[[], int]) -> None:
+        self._attempts = meter.create_counter(ATTEMPTS, "{attempt}", "TCP connect attempts that ended.")
+        self._duration = meter.create_histogram(
+            ATTEMPT_DURATION, "s", "Time from the start of a TCP connect attempt to its end."
+        )
+        meter.create_observable_up_down_counter(
+            IN_PROGRESS,
+            [lambda _options: [Observation(in_progress())]],
+            "{attempt}",
+            "TCP connect attempts that have begun and not ended.",
+        )
+        meter.create_observable_counter(
+            OVERFLOWED,
+            [lambda _options: [Observation(self._overflowed)]],
+            "{attempt}",
+            "Attempts counted with _other in place of some attributes.",
+        )
+        observe_agent(meter, lambda: self._snapshot)
+
+
+def _temporality(environ: Mapping[str, str]) -> dict[type, AggregationTemporality]:
+    """Read the preference as the OTLP exporters do, for the instruments that are used here."""
+    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
+    preferences = {
+        "cumulative": (cumulative, cumulative),
+        "delta": (delta, delta),
+        "lowmemory": (delta, cumulative),
+    }
+    synchronous, observable = preferences[_choice(environ, TEMPORALITY_VARIABLE, preferences)]
+    return {Counter: synchronous, Histogram: synchronous, ObservableCounter: observable}
+
+
+def _aggregation(environ: Mapping[str, str]) -> Aggregation:
+    kinds: dict[str, Aggregation] = {
+        "explicit_bucket_histogram": ExplicitBucketHistogramAggregation(DURATION_BOUNDARIES),
+        "base2_exponential_bucket_histogram": ExponentialBucketHistogramAggregation(),
+    }
+    return kinds[_choice(environ, AGGREGATION_VARIABLE, kinds)]
+
+
+def _choice(environ: Mapping[str, str], variable: str, choices: Mapping[str, object]) -> str:
+    """Look a variable up among its values, of which the first is the default; case does not matter."""
+    default = next(iter(choices))
+    value = environ.get(variable, "").strip().lower() or default
+    if value in choices:
+        return value
+    _logger.warning("%s: %r is none of %s; %s is used", variable, value, ", ".join(choices), default)
+    return default
+
+
+def _sdk_context(context: SpanContext) -> Context:
+    span = SdkSpanContext(
+        int.from_bytes(context.trace_id),
+        int.from_bytes(context.span_id),
+        is_remote=False,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+    )
+    return set_span_in_context(NonRecordingSpan(span), Context())

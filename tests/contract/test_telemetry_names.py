@@ -1,0 +1,140 @@
+"""What the agent emits and what docs/signals.md tells users are the same, name by name."""
+
+import importlib
+import os
+import pkgutil
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.semconv import attributes as semconv
+
+from otel_connect.encode.attributes import EVENT_NAME, attempt_attributes, error_type
+from otel_connect.encode.metrics import DURATION_BOUNDARIES, AttemptMetrics
+from otel_connect.encode.resource import agent_resource
+from otel_connect.encode.self_metrics import SelfSnapshot
+from otel_connect.model import Attempt, Outcome, Signal, Verdict
+from tests.support.events import make_attempt
+
+PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
+TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean"}
+ERRNOS = (None, *range(1, 134))
+
+
+def table(heading: str) -> dict[str, dict[str, str]]:
+    """Read the first table under a heading: rows by their first cell, cells by the heads of columns."""
+    section = re.split(r"^#+ ", PAGE.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    head, _, *rows = cells
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def every_kind_of_attempt() -> list[Attempt]:
+    rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
+    return [
+        make_attempt(outcome=outcome, errno=errno, superseded=superseded, **rewritten)
+        for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))
+    ]
+
+
+def emitted_metrics() -> dict[str, Metric]:
+    signals = (Signal.LOGS, Signal.TRACES)
+    snapshot = SelfSnapshot(1, dict.fromkeys(signals, 1), dict.fromkeys(signals, 0), {(Signal.LOGS, "expired"): 1}, 0)
+    metrics = AttemptMetrics(Resource({}), in_progress=lambda: 0, snapshot=lambda: snapshot, environ={})
+    metrics.record(every_kind_of_attempt())
+    (request,) = metrics.collect()
+    message = ExportMetricsServiceRequest.FromString(request.body)
+    return {metric.name: metric for metric in message.resource_metrics[0].scope_metrics[0].metrics}
+
+
+def instrument(metric: Metric) -> str:
+    kind = metric.WhichOneof("data")
+    if kind == "sum":
+        return "counter" if metric.sum.is_monotonic else "updowncounter"
+    return str(kind)
+
+
+def prometheus_name(metric: Metric) -> str:
+    """Follow the OpenMetrics compatibility rules, as the collector's Prometheus exporters do."""
+    units = {"s": "_seconds", "1": "_ratio" if instrument(metric) == "gauge" else ""}
+    unit = "" if metric.unit.startswith("{") else units.get(metric.unit, f"_{metric.unit}".rstrip("_"))
+    suffix = {"counter": "_total", "histogram": "_bucket"}.get(instrument(metric), "")
+    return metric.name.replace(".", "_") + unit + suffix
+
+
+def test_attributes_of_an_attempt() -> None:
+    emitted = {
+        name: TYPES[type(value)] for attempt in every_kind_of_attempt() for name, value in attempt_attributes(attempt)
+    }
+    assert {name: row["type"] for name, row in table("Attributes of an attempt").items()} == emitted
+
+
+def test_metrics() -> None:
+    emitted = {
+        name: {
+            "instrument": instrument(metric),
+            "unit": metric.unit,
+            "Prometheus name": prometheus_name(metric),
+        }
+        for name, metric in emitted_metrics().items()
+    }
+    documented = table("Metrics")
+    assert documented.keys() == emitted.keys()
+    for name, facts in emitted.items():
+        assert facts.items() <= documented[name].items()
+
+
+def test_attributes_of_metrics() -> None:
+    types = {"string_value": "string", "int_value": "int"}
+    emitted = {
+        attribute.key: types[str(attribute.value.WhichOneof("value"))]
+        for metric in emitted_metrics().values()
+        for point in getattr(metric, str(metric.WhichOneof("data"))).data_points
+        for attribute in point.attributes
+    }
+    assert {name: row["type"] for name, row in table("Attributes of metrics").items()} == emitted
+
+
+def test_resource_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    resource = agent_resource(os.uname(), instance_id="i", machine_id="m", node_name="n")
+    assert table("Resource").keys() == resource.attributes.keys()
+
+
+def test_outcomes_and_their_error_types() -> None:
+    documented = table("Outcomes")
+    assert list(documented) == [outcome.value for outcome in Outcome]
+    local_errors = re.search(r"error.type of a local error: (.*?)\n\n", PAGE, re.DOTALL)
+    assert local_errors is not None
+    for outcome in Outcome:
+        place = documented[outcome]["error.type"]
+        if outcome is Outcome.LOCAL_ERROR:
+            place = local_errors[1]
+        emitted = {error_type(Verdict(outcome, errno)) for errno in ERRNOS} - {None}
+        assert set(re.findall(r"\w+", place)) - {"else"} == emitted
+
+
+def test_event_name_and_boundaries() -> None:
+    assert table("Log record")["EventName"]["value"] == EVENT_NAME
+    boundaries = re.search(r"in seconds: ([\d.\s]+);", PAGE)
+    assert boundaries is not None
+    assert tuple(map(float, boundaries[1].split())) == DURATION_BOUNDARIES
+
+
+def test_marks() -> None:
+    stable = {
+        value
+        for module in pkgutil.iter_modules(semconv.__path__)
+        for value in vars(importlib.import_module(f"{semconv.__name__}.{module.name}")).values()
+        if isinstance(value, str)
+    }
+    for heading in ("Attributes of an attempt", "Attributes of metrics", "Resource"):
+        for name, row in table(heading).items():
+            assert (row["mark"] == "own") is name.startswith("otel_connect."), name
+            assert (row["mark"] == "S") is (name in stable), name

@@ -1,0 +1,118 @@
+from itertools import repeat
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+
+from otel_connect.config import EncodeConfig
+from otel_connect.encode.attributes import severity, valid_text
+from otel_connect.encode.encoder import Encoder
+from otel_connect.encode.line import display_line
+from otel_connect.encode.logs import encode_logs
+from otel_connect.encode.spans import SpanContext
+from otel_connect.encode.wire import fragments, key_value, message, varint
+from otel_connect.model import Attempt, Outcome, Request, Signal
+from tests.support.events import attempts, make_attempt
+from tests.support.otlp import SCHEMA_URL, SCOPE, attribute_messages, resource
+
+RESOURCE = resource(service_name="otel-connect")
+CONTEXT = SpanContext(bytes(range(16)), bytes(range(8)))
+
+
+def plain(attempt: Attempt, context: SpanContext | None) -> LogRecord:
+    record = LogRecord(
+        time_unix_nano=attempt.event.start_unix_ns,
+        observed_time_unix_nano=attempt.observed_unix_ns,
+        severity_number=severity(attempt).number,  # type: ignore[arg-type]
+        severity_text=severity(attempt).text,
+        body=AnyValue(string_value=valid_text(display_line(attempt))),
+        attributes=attribute_messages(attempt),
+        event_name="otel_connect.attempt",
+    )
+    if context is not None:
+        record.flags, record.trace_id, record.span_id = 1, context.trace_id, context.span_id
+    return record
+
+
+def plain_request(records: list[LogRecord]) -> ExportLogsServiceRequest:
+    scope_logs = ScopeLogs(scope=SCOPE, log_records=records, schema_url=SCHEMA_URL)
+    of_resource = ResourceLogs(resource=RESOURCE, scope_logs=[scope_logs], schema_url=SCHEMA_URL)
+    return ExportLogsServiceRequest(resource_logs=[of_resource])
+
+
+def encode(batch: list[Attempt], contexts: list[SpanContext | None]) -> bytes:
+    return encode_logs(batch, [fragments(attempt) for attempt in batch], contexts, RESOURCE)
+
+
+@given(st.lists(st.tuples(attempts, st.sampled_from([None, CONTEXT])), max_size=4))
+def test_joined_fragments_are_what_protobuf_writes(batch: list[tuple[Attempt, SpanContext | None]]) -> None:
+    of_attempts = [attempt for attempt, _ in batch]
+    contexts = [context for _, context in batch]
+    expected = plain_request([plain(attempt, context) for attempt, context in batch])
+    encoded = encode(of_attempts, contexts)
+    assert ExportLogsServiceRequest.FromString(encoded) == expected
+    assert encoded == expected.SerializeToString()
+
+
+def test_long_strings_have_long_lengths() -> None:
+    attempt = make_attempt(executable_name="x" * 20_000, comm="y" * 200)
+    assert encode([attempt], [None]) == plain_request([plain(attempt, None)]).SerializeToString()
+
+
+@given(st.integers(-(1 << 63), (1 << 63) - 1))
+def test_integers_as_protobuf_writes_them(number: int) -> None:
+    assert message(b"", b"\x18" + varint(number)) == message(b"", AnyValue(int_value=number).SerializeToString())
+
+
+def test_equal_values_of_different_types_stay_apart() -> None:
+    assert len({key_value("k", 1), key_value("k", 1.0), key_value("k", True), key_value("k", "1")}) == 4
+
+
+def test_record_of_a_refused_attempt() -> None:
+    (record,) = (
+        ExportLogsServiceRequest.FromString(encode([make_attempt()], [CONTEXT]))
+        .resource_logs[0]
+        .scope_logs[0]
+        .log_records
+    )
+    assert record.event_name == "otel_connect.attempt"
+    assert record.time_unix_nano == 1_700_000_000_123_456_789
+    assert record.observed_time_unix_nano == 1_700_000_000_150_000_000
+    assert (record.severity_number, record.severity_text) == (13, "WARN")
+    assert record.body.string_value == "curl[4242] → 10.1.2.80:443 refused after 0.4 ms (ECONNREFUSED)"
+    assert (record.trace_id, record.span_id, record.flags) == (*CONTEXT, 1)
+
+
+def test_hostile_names_cost_no_neighbour_its_record() -> None:
+    batch = [make_attempt(comm="\ud800", executable_name="\udfff\x00"), make_attempt()]
+    records = (
+        ExportLogsServiceRequest.FromString(encode(batch, [None, None])).resource_logs[0].scope_logs[0].log_records
+    )
+    comms = [
+        attribute.value.string_value
+        for record in records
+        for attribute in record.attributes
+        if attribute.key == "otel_connect.process.comm"
+    ]
+    assert comms == ["\\ud800", "curl"]
+
+
+def test_encoder_makes_a_log_for_each_attempt_and_spans_for_some() -> None:
+    success = {"outcome": Outcome.ESTABLISHED, "errno": None}
+    encoder = Encoder(EncodeConfig(span_successes_per_second=2), RESOURCE)
+    signals = encoder.encode([make_attempt(), *repeat(make_attempt(**success), 5)])
+    logs, traces = signals.requests
+    assert (logs.signal, logs.records) == (Signal.LOGS, 6)
+    assert (traces.signal, traces.records) == (Signal.TRACES, 3)
+    assert signals.spans_left_out == 3
+
+
+def test_encoder_makes_no_empty_request() -> None:
+    encoder = Encoder(EncodeConfig(span_successes_per_second=0), RESOURCE)
+    assert encoder.encode([]) == ((), 0)
+    signals = encoder.encode([make_attempt(outcome=Outcome.ESTABLISHED, errno=None)])
+    assert [request.signal for request in signals.requests] == [Signal.LOGS]
+    assert signals.spans_left_out == 1
+    assert isinstance(signals.requests[0], Request)
