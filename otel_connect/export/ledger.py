@@ -1,0 +1,93 @@
+"""What became of every record: ``accepted = exported + queued + Σ dropped{reason}``, to the unit.
+
+Every change moves records from one column to another in a single step under one lock, so the identity
+holds in every snapshot, also one that is taken in the middle of a storm.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from otel_connect.model import Signal
+
+
+class Reason(StrEnum):
+    """Why a record did not arrive; the values are an attribute of the self telemetry."""
+
+    KERNEL_MAP_FULL = "kernel_map_full"
+    KERNEL_RING_FULL = "kernel_ring_full"
+    KERNEL_THROTTLED = "kernel_throttled"
+    FILTERED = "filtered"
+    SAMPLED = "sampled"
+    QUEUE_FULL = "queue_full"
+    SPOOL_FULL = "spool_full"
+    SPOOL_IO = "spool_io"
+    SPOOL_CORRUPT = "spool_corrupt"
+    ENCODE_ERROR = "encode_error"
+    REJECTED_PARTIAL = "rejected_partial"
+    REJECTED_PERMANENT = "rejected_permanent"
+    TOO_LARGE = "too_large"
+    EXPIRED = "expired"
+    SHUTDOWN = "shutdown"
+
+
+class Account(NamedTuple):
+    """One signal's columns, in records."""
+
+    accepted: int
+    exported: int
+    queued: int
+    dropped: Mapping[Reason, int]
+    """Only the reasons that occurred."""
+
+    @property
+    def difference(self) -> int:
+        """Records without an explanation; anything but 0 is a fault of the agent."""
+        return self.accepted - self.exported - self.queued - sum(self.dropped.values())
+
+
+class Ledger:
+    """The accounts of the three signals; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._accepted: Counter[Signal] = Counter()
+        self._exported: Counter[Signal] = Counter()
+        self._queued: Counter[Signal] = Counter()
+        self._dropped: dict[Signal, Counter[Reason]] = {signal: Counter() for signal in Signal}
+
+    def accept(self, signal: Signal, records: int) -> None:
+        """Enter records that came in and wait."""
+        with self._lock:
+            self._accepted[signal] += records
+            self._queued[signal] += records
+
+    def export(self, signal: Signal, records: int) -> None:
+        """Enter that the backend took waiting records."""
+        with self._lock:
+            self._queued[signal] -= records
+            self._exported[signal] += records
+
+    def drop(self, signal: Signal, reason: Reason, records: int) -> None:
+        """Enter that waiting records are lost."""
+        if records == 0:
+            return
+        with self._lock:
+            self._queued[signal] -= records
+            self._dropped[signal][reason] += records
+
+    def snapshot(self) -> Mapping[Signal, Account]:
+        """Give all accounts as they stand at one moment."""
+        with self._lock:
+            return {
+                signal: Account(
+                    self._accepted[signal],
+                    self._exported[signal],
+                    self._queued[signal],
+                    MappingProxyType(dict(self._dropped[signal])),
+                )
+                for signal in Signal
+            }

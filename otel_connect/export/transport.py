@@ -1,0 +1,243 @@
+"""The two ways to a backend: one call sends one request and gives the judged answer.
+
+``send`` never raises. What the libraries raise is translated here: a certificate that does not verify is
+an operator's matter, everything else that stops a request on its way is worth a retry.
+"""
+
+import gzip
+import os
+import re
+import ssl
+import time
+from http.cookiejar import DefaultCookiePolicy
+from typing import Protocol, cast
+
+import grpc
+import requests
+import urllib3
+
+import otel_connect
+from otel_connect import config
+from otel_connect.errors import ConfigError
+from otel_connect.export.answer import (
+    Action,
+    Answer,
+    from_grpc_response,
+    from_grpc_status,
+    from_http,
+    printable,
+)
+from otel_connect.export.endpoint import Endpoint
+from otel_connect.model import Signal
+
+USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
+LONGEST_ANSWER = 4 << 20
+"""Bytes of an answer that are read, after decompression."""
+
+_CHUNK = 1 << 16
+_METHODS = {
+    Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    Signal.TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+}
+
+
+class Transport(Protocol):
+    """A way to one endpoint."""
+
+    def send(self, body: bytes) -> Answer:
+        """Send one serialized request and judge the answer; never raises."""
+
+    def close(self) -> None:
+        """Let the connection go; a call that is under way may be cancelled."""
+
+
+def open_transport(endpoint: Endpoint) -> Transport:
+    """Prepare the way; nothing is connected yet. Raises ConfigError for files that cannot be used."""
+    if problems := file_problems(endpoint):
+        raise ConfigError(problems)
+    return GrpcTransport(endpoint) if endpoint.protocol is config.Protocol.GRPC else HttpTransport(endpoint)
+
+
+def file_problems(endpoint: Endpoint) -> list[str]:
+    """Read the certificates as TLS will; one line for each that is missing, unreadable or not PEM."""
+    if not endpoint.secure:
+        return []
+    problems = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if endpoint.certificate is not None:
+        try:
+            context.load_verify_locations(cafile=endpoint.certificate)
+        except OSError as error:
+            problems.append(_file_problem("certificate", os.fspath(endpoint.certificate), error))
+    if endpoint.client_certificate is not None:
+        try:
+            # The empty password keeps OpenSSL from asking for one at the terminal.
+            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
+        except OSError as error:
+            both = f"{endpoint.client_certificate}, {endpoint.client_key}"
+            problems.append(_file_problem("client certificate and key", both, error))
+    return problems
+
+
+def _file_problem(what: str, place: str, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"{place}: no usable {what}; give PEM files that belong together, the key not encrypted"
+    return f"{place}: {what} cannot be read ({error.strerror}); name a readable file"
+
+
+class HttpTransport:
+    """OTLP over HTTP, with the proxies of the environment as requests takes them.
+
+    The timeout bounds connecting and waiting for the answer together, then the reading of its body once
+    more. Redirects are not followed: that would carry the credentials to whoever the answer names.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._session = requests.Session()
+        # Without this, requests replaces the configured Authorization by an entry of ~/.netrc.
+        self._session.auth = lambda request: request
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._headers = {
+            "User-Agent": USER_AGENT,
+            **endpoint.headers,
+            "Content-Type": "application/x-protobuf",
+        }
+        if endpoint.compression is config.Compression.GZIP:
+            self._headers["Content-Encoding"] = "gzip"
+
+    def send(self, body: bytes) -> Answer:
+        """Post one request and judge the response."""
+        try:
+            return self._post(body)
+        except requests.exceptions.SSLError as error:
+            return Answer(Action.RETRY_UNHEALTHY, message=f"TLS failed: {_root_cause(error)}")
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            return Answer(Action.RETRY, message=_root_cause(error))
+        except requests.exceptions.ChunkedEncodingError as error:
+            return Answer(Action.RETRY, message=f"answer cut off: {_root_cause(error)}")
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            # What requests refuses to send, or a certificate that went away since the start.
+            return Answer(Action.RETRY_UNHEALTHY, message=f"cannot be sent: {_root_cause(error)}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+    def _post(self, body: bytes) -> Answer:
+        endpoint = self._endpoint
+        if endpoint.compression is config.Compression.GZIP:
+            body = gzip.compress(body, compresslevel=6, mtime=0)
+        client = endpoint.client_certificate, endpoint.client_key
+        with self._session.post(
+            endpoint.url,
+            data=body,
+            headers=self._headers,
+            timeout=urllib3.Timeout(total=endpoint.timeout_s),  # type: ignore[arg-type]  # documented, not in the stubs
+            # Said for each request: REQUESTS_CA_BUNDLE would win over the session's own setting.
+            verify=True if endpoint.certificate is None else os.fspath(endpoint.certificate),
+            cert=None if client[0] is None else (os.fspath(client[0]), os.fspath(client[1] or "")),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            content = _read(response, time.monotonic() + endpoint.timeout_s)
+            return from_http(endpoint.signal, response.status_code, response.headers, content, time.time())
+
+
+def _read(response: requests.Response, deadline: float) -> bytes | None:
+    """Read the body; ``None`` when it is too large or badly encoded. Late or broken: as requests raises.
+
+    After an error status the body only explains, so it may be missing; after a success it decides.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        for chunk in response.iter_content(_CHUNK):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > LONGEST_ANSWER:
+                return None
+            if time.monotonic() > deadline:
+                raise requests.exceptions.ReadTimeout("the answer came too slowly")
+    except requests.exceptions.ContentDecodingError:
+        return None
+    except requests.exceptions.RequestException:
+        if response.ok:
+            raise
+        return None
+    return b"".join(chunks)
+
+
+def _root_cause(error: BaseException) -> str:
+    """Find the words of the system under the layers of requests and urllib3."""
+    seen = 0
+    while (inner := _inner(error)) is not None and seen < 10:
+        error, seen = inner, seen + 1
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # urllib3 puts the representation of its connection in front.
+    return printable(re.sub(r"^<?[\w.]*(?:Connection|Pool)\S*\(.*?\)>?: ", "", text)) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    candidates = (getattr(error, "reason", None), *error.args[::-1], error.__cause__, error.__context__)
+    return next((one for one in candidates if isinstance(one, BaseException)), None)
+
+
+class GrpcTransport:
+    """OTLP over gRPC; the timeout is the deadline of the whole call.
+
+    Certificates are read once, here. Retries and long reconnect pauses of the library are off, because
+    the sender's own backoff decides when to try again.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._metadata = tuple(endpoint.headers.items())
+        target = f"dns:///{endpoint.url.partition('://')[2]}"
+        options = (
+            ("grpc.primary_user_agent", USER_AGENT),
+            ("grpc.max_receive_message_length", LONGEST_ANSWER),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.enable_retries", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        )
+        gzipped = endpoint.compression is config.Compression.GZIP
+        compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
+        if endpoint.secure:
+            self._channel = grpc.secure_channel(target, _credentials(endpoint), options, compression)
+        else:
+            self._channel = grpc.insecure_channel(target, options, compression)
+        # Without serializers the library passes bytes through.
+        self._export = self._channel.unary_unary(
+            _METHODS[endpoint.signal], request_serializer=None, response_deserializer=None
+        )
+
+    def send(self, body: bytes) -> Answer:
+        """Make one call and judge its end."""
+        try:
+            response: bytes = self._export(body, timeout=self._endpoint.timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            return _grpc_failure(error)
+        except ValueError as error:  # the channel is closed
+            return Answer(Action.RETRY, message=printable(str(error)))
+        return from_grpc_response(self._endpoint.signal, response)
+
+    def close(self) -> None:
+        """Close the channel; a call under way ends as cancelled."""
+        self._channel.close()
+
+
+def _grpc_failure(error: grpc.RpcError) -> Answer:
+    # What a call raises is the call itself, though the library's types do not say so.
+    call = cast("grpc.Call", error)
+    code: int = call.code().value[0]
+    status = dict(call.trailing_metadata() or ()).get("grpc-status-details-bin")
+    return from_grpc_status(code, call.details() or "", status if isinstance(status, bytes) else None)
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    paths = endpoint.certificate, endpoint.client_key, endpoint.client_certificate
+    roots, key, chain = (None if path is None else path.read_bytes() for path in paths)
+    return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)

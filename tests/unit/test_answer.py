@@ -1,0 +1,250 @@
+"""The table of answers, row by row; tests/fault sees the same rows through real sockets."""
+
+import pytest
+from google.protobuf import any_pb2, duration_pb2, struct_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+from otel_connect.export.answer import (
+    LONGEST_RETRY_AFTER_S,
+    Action,
+    Answer,
+    from_grpc_response,
+    from_grpc_status,
+    from_http,
+    printable,
+)
+from otel_connect.model import Signal
+
+NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+def http(status: int, body: bytes | None = b"", **headers: str) -> Answer:
+    return from_http(Signal.LOGS, status, {name.replace("_", "-"): value for name, value in headers.items()}, body, NOW)
+
+
+def details(*messages: object) -> bytes:
+    status = status_pb2.Status(code=8)
+    for message in messages:
+        packed = any_pb2.Any()
+        packed.Pack(message)  # type: ignore[arg-type]
+        status.details.append(packed)
+    encoded: bytes = status.SerializeToString()
+    return encoded
+
+
+def retry_info(seconds: int, nanos: int = 0) -> object:
+    return error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds, nanos=nanos))
+
+
+HTTP_ACTIONS = {
+    Action.DELIVERED: {200, 202, 204},
+    Action.RETRY: {429, 502, 503, 504},
+    Action.RETRY_UNHEALTHY: {401, 403, 404, 407, *range(300, 309)},
+    Action.SPLIT: {413},
+}
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, *range(300, 309), *range(400, 432), *range(500, 512)])
+def test_every_http_status(status: int) -> None:
+    expected = next((action for action, members in HTTP_ACTIONS.items() if status in members), Action.REJECTED)
+    assert http(status).action is expected
+
+
+GRPC_ACTIONS = {
+    Action.RETRY: {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"},
+    Action.RETRY_UNHEALTHY: {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"},
+    Action.SPLIT: {"RESOURCE_EXHAUSTED"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in code_pb2.Code.keys() if name != "OK"])  # noqa: SIM118  # no mapping
+def test_every_grpc_code(name: str) -> None:
+    expected = next((action for action, members in GRPC_ACTIONS.items() if name in members), Action.REJECTED)
+    answer = from_grpc_status(code_pb2.Code.Value(name), "why", None)
+    assert answer == Answer(expected, message=f"{name}: why")
+
+
+def test_a_code_of_the_future_is_a_refusal() -> None:
+    assert from_grpc_status(99, "", None).action is Action.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("encoded", "action", "wait"),
+    [
+        (details(retry_info(2, 500_000_000)), Action.RETRY, 2.5),
+        (details(retry_info(0)), Action.RETRY, 0.0),
+        (details(retry_info(-5)), Action.RETRY, 0.0),
+        (details(retry_info(86_400)), Action.RETRY, LONGEST_RETRY_AFTER_S),
+        (details(struct_pb2.Value(), retry_info(1)), Action.RETRY, 1.0),
+        (details(struct_pb2.Value()), Action.SPLIT, None),
+        (b"\xff\xff garbage", Action.SPLIT, None),
+        (b"", Action.SPLIT, None),
+        (None, Action.SPLIT, None),
+    ],
+)
+def test_exhausted_is_retried_only_with_retry_info(encoded: bytes | None, action: Action, wait: float | None) -> None:
+    answer = from_grpc_status(code_pb2.RESOURCE_EXHAUSTED, "", encoded)
+    assert (answer.action, answer.retry_after_s) == (action, wait)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "action"),
+    [
+        ("UNAVAILABLE", "last error: Tls handshake failed (TSI_PROTOCOL_FAILURE)", Action.RETRY_UNHEALTHY),
+        ("UNAVAILABLE", "last error: Ssl handshake failed: SSL_ERROR_SSL", Action.RETRY_UNHEALTHY),
+        ("UNKNOWN", "Received http2 header with status: 302", Action.RETRY_UNHEALTHY),
+        ("UNKNOWN", "Received http2 header with status: 413", Action.SPLIT),
+        ("UNKNOWN", "Received http2 header with status: 500", Action.REJECTED),
+        ("UNAVAILABLE", "Received http2 header with status: 503", Action.RETRY),
+        ("UNKNOWN", "No status received", Action.RETRY_UNHEALTHY),
+        (
+            "RESOURCE_EXHAUSTED",
+            "Stream removed (CLIENT: Received message larger than max (9 vs. 4))",
+            Action.RETRY_UNHEALTHY,
+        ),
+        ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (9 vs. 4)", Action.SPLIT),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (9 vs. 4)", Action.SPLIT),
+        ("INTERNAL", "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", Action.RETRY),
+    ],
+)
+def test_what_the_grpc_library_says_by_itself(code: str, text: str, action: Action) -> None:
+    assert from_grpc_status(code_pb2.Code.Value(code), text, None).action is action
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("86400", LONGEST_RETRY_AFTER_S),
+        ("9" * 6000, LONGEST_RETRY_AFTER_S),
+        ("Wed, 21 Oct 2015 07:29:30 GMT", 90.0),
+        ("Wed, 21 Oct 2015 07:29:30 -0000", 90.0),
+        ("Wed, 21 Oct 2015 07:00:00 GMT", 0.0),
+        ("Wed, 21 Oct 2099 07:00:00 GMT", LONGEST_RETRY_AFTER_S),
+        ("-1", None),
+        ("1.5", None),
+        ("٣", None),
+        ("soon", None),
+        ("", None),
+        ("Wed, 99 Oct 2015 07:29:30 GMT", None),
+    ],
+)
+def test_retry_after(value: str, wait: float | None) -> None:
+    assert http(503, Retry_After=value).retry_after_s == wait
+    assert http(400, Retry_After=value).retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("signal", "response"),
+    [
+        (
+            Signal.LOGS,
+            ExportLogsServiceResponse(
+                partial_success=ExportLogsPartialSuccess(rejected_log_records=3, error_message="no")
+            ),
+        ),
+        (
+            Signal.METRICS,
+            ExportMetricsServiceResponse(
+                partial_success=ExportMetricsPartialSuccess(rejected_data_points=3, error_message="no")
+            ),
+        ),
+        (
+            Signal.TRACES,
+            ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(rejected_spans=3, error_message="no")),
+        ),
+    ],
+)
+def test_partial_success(signal: Signal, response: ExportLogsServiceResponse) -> None:
+    expected = Answer(Action.DELIVERED, rejected=3, message="no")
+    assert from_http(signal, 200, PROTOBUF, response.SerializeToString(), NOW) == expected
+    assert from_grpc_response(signal, response.SerializeToString()) == expected
+
+
+def test_a_negative_count_of_rejected_records_is_none() -> None:
+    response = ExportLogsServiceResponse(partial_success=ExportLogsPartialSuccess(rejected_log_records=-3))
+    assert from_grpc_response(Signal.LOGS, response.SerializeToString()) == Answer(Action.DELIVERED)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "action"),
+    [
+        ("", b"", Action.DELIVERED),
+        ("text/plain", b"", Action.DELIVERED),
+        ("application/x-protobuf", b"\x0a\x00", Action.DELIVERED),
+        ("application/json", b"{}", Action.DELIVERED),
+        ("application/json", b'{"partialSuccess":{}}', Action.DELIVERED),
+        ("application/json", b"", Action.DELIVERED),
+        ("application/json", b'{"status":"error"}', Action.RETRY_UNHEALTHY),
+        ("application/json", b"[" * 100_000, Action.RETRY_UNHEALTHY),
+        ("application/json", b"\xff", Action.RETRY_UNHEALTHY),
+        ("text/html; charset=utf-8", b"<html>", Action.RETRY_UNHEALTHY),
+        ("text/html", b"", Action.RETRY_UNHEALTHY),
+        ("", b"<html>", Action.RETRY_UNHEALTHY),
+        ("text/plain", b"OK", Action.RETRY_UNHEALTHY),
+        ("application/x-protobuf", None, Action.RETRY_UNHEALTHY),
+    ],
+)
+def test_success_is_believed_only_with_a_readable_body(content_type: str, body: bytes | None, action: Action) -> None:
+    assert http(200, body, Content_Type=content_type).action is action
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (http(503), "HTTP 503"),
+        (http(400, b"bad\r\ndata\x1b]0;owned\x07"), "HTTP 400: bad data ]0;owned"),
+        (http(400, b"<html><h1>No</h1></html>", Content_Type="text/html"), "HTTP 400: No"),
+        (
+            http(
+                400, status_pb2.Status(message="why").SerializeToString(), **{"content-type": "application/x-protobuf"}
+            ),
+            "HTTP 400: why",
+        ),
+        (http(400, b"\xff\xff", Content_Type="application/x-protobuf"), "HTTP 400"),
+        (http(400, b"\xff", Content_Type="text/plain"), "HTTP 400: \\xff"),
+        (http(302, Location="https://elsewhere/"), "HTTP 302 redirects to https://elsewhere/; never followed"),
+        (http(302), "HTTP 302 redirects to nowhere; never followed"),
+    ],
+)
+def test_messages_are_one_printable_line(answer: Answer, message: str) -> None:
+    assert answer.message == message
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_printable_never_steers_a_terminal(text: str) -> None:
+    assert printable(text).isprintable()
+    assert len(printable(text)) <= 301
+
+
+@settings(deadline=None)
+@given(
+    st.integers(100, 599),
+    st.dictionaries(st.sampled_from(["content-type", "retry-after", "location"]), st.text()),
+    st.binary(),
+)
+def test_no_http_answer_raises(status: int, headers: dict[str, str], body: bytes) -> None:
+    for signal in Signal:
+        assert from_http(signal, status, headers, body, NOW).message.isprintable()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 20), st.text(), st.binary())
+def test_no_grpc_answer_raises(code: int, text: str, status: bytes) -> None:
+    assert from_grpc_status(code, text, status).message.isprintable()
+    assert from_grpc_response(Signal.METRICS, status).action in {Action.DELIVERED, Action.RETRY_UNHEALTHY}

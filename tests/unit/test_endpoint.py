@@ -1,0 +1,185 @@
+"""Where each signal goes, by the specification's rules."""
+
+from pathlib import Path
+
+import pytest
+
+from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
+from otel_connect.errors import ConfigError
+from otel_connect.export.endpoint import resolve
+from otel_connect.model import Signal
+
+HTTP, GRPC = Protocol.HTTP_PROTOBUF, Protocol.GRPC
+
+
+def url(config: ExportConfig, signal: Signal = Signal.LOGS) -> str:
+    return resolve(config)[signal].url
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/logs"),
+        ("http://collector:4318/", "http://collector:4318/v1/logs"),
+        ("https://collector", "https://collector/v1/logs"),
+        ("https://collector/otlp", "https://collector/otlp/v1/logs"),
+        ("https://collector/otlp//", "https://collector/otlp/v1/logs"),
+        ("HTTP://[::1]:4318", "http://[::1]:4318/v1/logs"),
+    ],
+)
+def test_a_base_endpoint_gets_the_signals_path(endpoint: str, expected: str) -> None:
+    assert url(ExportConfig(endpoint=endpoint)) == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("http://collector:4318", "http://collector:4318/"),
+        ("http://collector:4318/", "http://collector:4318/"),
+        ("http://collector:4318/my/logs/", "http://collector:4318/my/logs/"),
+    ],
+)
+def test_a_signals_own_endpoint_is_used_as_it_is(endpoint: str, expected: str) -> None:
+    assert url(ExportConfig(endpoint="http://base", logs=SignalConfig(endpoint=endpoint))) == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "insecure", "expected"),
+    [
+        ("http://collector:4317", False, "http://collector:4317"),
+        ("http://collector:4317/", False, "http://collector:4317"),
+        ("https://collector:4317", True, "https://collector:4317"),
+        ("collector:4317", False, "https://collector:4317"),
+        ("collector:4317", True, "http://collector:4317"),
+        ("https://collector", False, "https://collector:443"),
+        ("collector", False, "https://collector:443"),
+        ("[::1]:4317", True, "http://[::1]:4317"),
+    ],
+)
+def test_grpc_takes_the_scheme_before_the_insecure_option(endpoint: str, insecure: bool, expected: str) -> None:
+    endpoint_ = resolve(ExportConfig(endpoint=endpoint, protocol=GRPC, insecure=insecure))[Signal.TRACES]
+    assert (endpoint_.url, endpoint_.secure) == (expected, expected.startswith("https"))
+
+
+def test_nothing_configured_goes_nowhere() -> None:
+    assert resolve(ExportConfig()) == {}
+    assert resolve(ExportConfig(output=Output.CONSOLE)) == {}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ExportConfig(output=Output.OTLP),
+        ExportConfig(traces=SignalConfig(endpoint="http://elsewhere/")),
+    ],
+)
+def test_once_otlp_is_wanted_the_default_is_the_specifications(config: ExportConfig) -> None:
+    assert url(config, Signal.LOGS) == "http://localhost:4318/v1/logs"
+    assert url(config, Signal.METRICS) == "http://localhost:4318/v1/metrics"
+    by_grpc = config.model_copy(update={"protocol": GRPC, "traces": SignalConfig(endpoint="http://e:1")})
+    assert url(by_grpc) == "http://localhost:4317"
+
+
+def test_a_signal_overrides_option_by_option() -> None:
+    own = SignalConfig(protocol=GRPC, headers={"B": "2"}, timeout_ms=500, certificate=Path("own.pem"))
+    config = ExportConfig(
+        endpoint="https://collector:4318",
+        headers={"A": "1"},
+        compression=Compression.GZIP,
+        client_certificate=Path("c.pem"),
+        client_key=Path("c.key"),
+        traces=own,
+    )
+    logs, traces = resolve(config)[Signal.LOGS], resolve(config)[Signal.TRACES]
+    assert (logs.protocol, logs.headers, logs.timeout_s, logs.certificate) == (HTTP, {"a": "1"}, 10.0, None)
+    assert (traces.protocol, traces.headers, traces.timeout_s) == (GRPC, {"b": "2"}, 0.5)
+    assert (traces.certificate, traces.client_key) == (Path("own.pem"), Path("c.key"))
+    assert traces.compression is logs.compression is Compression.GZIP
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint", "says"),
+    [
+        (HTTP, "collector:4318", "has no scheme; begin with http:// or https://"),
+        (HTTP, "", "is empty"),
+        (HTTP, "http://", "has no host"),
+        (HTTP, "http://:4318", "has no host"),
+        (HTTP, "ftp://collector", "unknown scheme 'ftp'"),
+        (HTTP, "http://collector:port", "has a port"),
+        (HTTP, "http://collector:99999", "has a port"),
+        (HTTP, "http://collector:0", "has no usable port"),
+        (HTTP, "http://collector:", "has no usable port"),
+        (HTTP, "http://[::1", "bracketed address"),
+        (HTTP, "http://col lector", "no URL may have"),
+        (HTTP, "http://collector\r\nX: y", "no URL may have"),
+        (HTTP, "http://user:s3cret@collector", "carries credentials"),
+        (HTTP, "http://user:s3cret@collector:port", "has a port"),
+        (HTTP, "http://s3cret@collector", "carries credentials"),
+        (HTTP, "http://collector?api-key=s3cret", "carries a query"),
+        (HTTP, "http://collector/#s3cret", "carries a query or a fragment"),
+        (GRPC, "unix:///run/otlp.sock", "unknown scheme 'unix'"),
+        (GRPC, "http://collector", "has no port; name it, for example collector:4317"),
+        (GRPC, "user:s3cret@collector:4317", "carries credentials"),
+        (GRPC, "http://collector:4317/v1/logs", "has a path"),
+        (GRPC, ":4317", "has no host"),
+    ],
+)
+def test_a_malformed_endpoint_is_one_line_without_a_secret(protocol: Protocol, endpoint: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(ExportConfig(endpoint=endpoint, protocol=protocol))
+    (line,) = caught.value.problems
+    assert line.startswith("export.endpoint: ")
+    assert says in line
+    assert "s3cret" not in f"{line}{caught.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "value", "says"),
+    [
+        (HTTP, "a b", "s3cret", "header 2 has a name that HTTP does not allow"),
+        (HTTP, "", "s3cret", "header 2 has a name"),
+        (HTTP, "a", "s3cret\r\nX: y", "header 2 has a value with a line end"),
+        (HTTP, "a", "s3cret\udcff", "header 2 has a value"),
+        (HTTP, "Content-Length", "s3cret", "header 2 (content-length) is the transport's own"),
+        (GRPC, "grpc-timeout", "s3cret", "header 2 (grpc-timeout) has a name that gRPC reserves"),
+        (GRPC, "trace-bin", "s3cret", "header 2 (trace-bin) has a name that gRPC reserves"),
+    ],
+)
+def test_unusable_headers_are_told_by_position(protocol: Protocol, name: str, value: str, says: str) -> None:
+    config = ExportConfig(
+        endpoint="http://collector:4317",
+        metrics=SignalConfig(protocol=protocol, headers={"fine": "yes", name: value}),
+    )
+    with pytest.raises(ConfigError) as caught:
+        resolve(config)
+    (line,) = caught.value.problems
+    assert line.startswith(f"export.metrics.headers: {says}")
+    assert "s3cret" not in line
+
+
+def test_every_problem_is_reported_once() -> None:
+    config = ExportConfig(
+        endpoint="nowhere",
+        client_certificate=Path("c.pem"),
+        traces=SignalConfig(endpoint="http://", client_key=Path("t.key")),
+        metrics=SignalConfig(headers={"ü": ""}),
+    )
+    with pytest.raises(ConfigError) as caught:
+        resolve(config)
+    assert [line.partition(":")[0] for line in caught.value.problems] == [
+        "export.endpoint",
+        "export.client_certificate",
+        "export.metrics.headers",
+        "export.traces.endpoint",
+    ]
+
+
+def test_a_key_needs_its_certificate() -> None:
+    with pytest.raises(ConfigError, match=r"export\.logs\.client_key: needs its certificate"):
+        resolve(ExportConfig(endpoint="https://c", logs=SignalConfig(client_key=Path("c.key"))))
+
+
+def test_secrets_are_not_shown() -> None:
+    endpoint = resolve(ExportConfig(endpoint="https://c", headers={"Api-Key": "s3cret"}))[Signal.LOGS]
+    assert "s3cret" not in f"{endpoint} {endpoint!r}"
+    assert str(endpoint) == "https://c/v1/logs (http/protobuf, api-key=***)"

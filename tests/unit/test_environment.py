@@ -1,0 +1,125 @@
+"""The OTEL_EXPORTER_OTLP_* variables, as the specification has them."""
+
+import pytest
+
+from otel_connect.config import Compression, Protocol, build
+from otel_connect.environment import environment_layer
+from otel_connect.errors import ConfigError
+from otel_connect.model import Signal
+
+PREFIX = "OTEL_EXPORTER_OTLP_"
+
+
+def problems(environ: dict[str, str]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        build([environment_layer(environ)])
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("scope", ["", *(f"{signal.upper()}_" for signal in Signal)])
+@pytest.mark.parametrize(
+    ("option", "text", "key", "value"),
+    [
+        ("ENDPOINT", "https://collector:4318/otlp", "endpoint", "https://collector:4318/otlp"),
+        ("PROTOCOL", "grpc", "protocol", "grpc"),
+        ("PROTOCOL", "HTTP/Protobuf", "protocol", "http/protobuf"),
+        ("HEADERS", "api-key=secret", "headers", {"api-key": "secret"}),
+        ("COMPRESSION", "GZIP", "compression", "gzip"),
+        ("TIMEOUT", "10000", "timeout_ms", 10_000),
+        ("INSECURE", "TRUE", "insecure", True),
+        ("INSECURE", "False", "insecure", False),
+        ("CERTIFICATE", "/etc/ca.pem", "certificate", "/etc/ca.pem"),
+        ("CLIENT_CERTIFICATE", "/etc/client.pem", "client_certificate", "/etc/client.pem"),
+        ("CLIENT_KEY", " /etc/client.key ", "client_key", "/etc/client.key"),
+    ],
+)
+def test_each_variable_becomes_a_key(scope: str, option: str, text: str, key: str, value: object) -> None:
+    name = f"{PREFIX}{scope}{option}"
+    layer = environment_layer({name: text, "PATH": "/bin", "OTEL_UNKNOWN": "1"})
+    dotted = f"export.{scope.lower().replace('_', '.')}{key}"
+    assert layer.values == {dotted: value}
+    assert layer.origins == {dotted: name}
+
+
+def test_the_layer_builds_a_configuration() -> None:
+    environ = {
+        f"{PREFIX}ENDPOINT": "http://collector:4318",
+        f"{PREFIX}COMPRESSION": "gzip",
+        f"{PREFIX}LOGS_PROTOCOL": "grpc",
+        f"{PREFIX}LOGS_HEADERS": "a=1",
+        "OTEL_METRIC_EXPORT_INTERVAL": "5000",
+    }
+    export = build([environment_layer(environ)]).export
+    assert export.endpoint == "http://collector:4318"
+    assert export.compression is Compression.GZIP
+    assert export.metric_interval_ms == 5000
+    assert (export.logs.protocol, export.logs.headers) == (Protocol.GRPC, {"a": "1"})
+
+
+def test_empty_counts_as_unset() -> None:
+    layer = environment_layer({f"{PREFIX}{name}": " " for name in ("ENDPOINT", "TIMEOUT", "INSECURE", "HEADERS")})
+    assert layer == ({}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("a=1,b=2", {"a": "1", "b": "2"}),
+        (" A = 1 , b = 2 ,", {"a": "1", "b": "2"}),
+        ("Authorization=Bearer%20abc%3D%3D", {"authorization": "Bearer abc=="}),
+        ("authorization=Basic dXNlcjpwYXNz==", {"authorization": "Basic dXNlcjpwYXNz=="}),
+        ("a=1+2;c=3", {"a": "1+2;c=3"}),
+        ("a=x%2Cy", {"a": "x,y"}),
+        ("a=%C3%A4", {"a": "ä"}),
+        ("a=", {"a": ""}),
+        ("a=1,a=2", {"a": "2"}),
+    ],
+)
+def test_headers_are_read_as_baggage(text: str, headers: dict[str, str]) -> None:
+    assert environment_layer({f"{PREFIX}HEADERS": text}).values == {"export.headers": headers}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("s3cret", "header 1 is not name=value"),
+        ("a=1,s3cret", "header 2 is not name=value"),
+        ("=s3cret", "header 1 has a name"),
+        ("a b=s3cret", "header 1 has a name"),
+        ("a=s3cret%2", "header 1 has a broken %-escape"),
+        ("a=s3cret%zz", "header 1 has a broken %-escape"),
+        ("a=s3cret%ff", "header 1 is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["", "TRACES_"])
+def test_malformed_headers_name_the_variable_and_never_the_value(scope: str, text: str, says: str) -> None:
+    layer = environment_layer({f"{PREFIX}{scope}HEADERS": text})
+    (line,) = layer.problems
+    assert line.startswith(f"{PREFIX}{scope}HEADERS: {says}")
+    assert "s3cret" not in f"{layer}"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("PROTOCOL", "http/json", "http/json is not supported; use http/protobuf or grpc"),
+        ("PROTOCOL", "carrier-pigeon", "'carrier-pigeon'"),
+        ("COMPRESSION", "zstd", "'zstd'"),
+        ("TIMEOUT", "10s", "must be a whole number of milliseconds, such as 10000, not '10s'"),
+        ("TIMEOUT", "1_000", "must be a whole number of milliseconds"),
+        ("TIMEOUT", "-1", "must be a whole number of milliseconds"),
+        ("TIMEOUT", "9" * 5000, "must be a whole number of milliseconds"),
+        ("TIMEOUT", "0", "greater than or equal to 1"),
+        ("INSECURE", "1", "must be true or false, not '1'"),
+        ("INSECURE", "yes", "must be true or false, not 'yes'"),
+    ],
+)
+def test_a_malformed_value_is_one_line_with_the_variable(option: str, text: str, says: str) -> None:
+    (line,) = problems({f"{PREFIX}METRICS_{option}": text})
+    assert line.startswith(f"{PREFIX}METRICS_{option}: ")
+    assert says in line
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    lines = problems({f"{PREFIX}TIMEOUT": "x", f"{PREFIX}LOGS_INSECURE": "x", "OTEL_METRIC_EXPORT_INTERVAL": "x"})
+    assert len(lines) == 3
