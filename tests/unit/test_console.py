@@ -1,0 +1,294 @@
+"""The live view: aligned for a person, plain for a pipe, deaf to what processes call themselves."""
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, timedelta, timezone
+from errno import EADDRNOTAVAIL, EHOSTUNREACH, ETIMEDOUT
+from socket import AF_INET6
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_connect.model import Attempt, Outcome
+from otel_connect.serve import text
+from otel_connect.serve.console import ConsoleOutput, colour_wanted, errno_name, terminal_width
+from tests.support.events import make_attempt
+
+LOCAL6 = "2001:db8:b6c0:1d00:a9b3:1c2f:88d1:4f2e"
+PEER6 = "2001:db8:4001:82a::200e"
+
+
+class FakeTerminal(io.StringIO):
+    """Says that it is a terminal, without being one that has a size."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class FakeClosedPipe(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+class CountingStream(io.StringIO):
+    """Counts how often it is flushed."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def established(**changes: Any) -> Attempt:
+    return make_attempt(**({"outcome": Outcome.ESTABLISHED, "errno": None} | changes))
+
+
+def by_ipv6(**changes: Any) -> Attempt:
+    addresses = {"family": int(AF_INET6), "local_address": LOCAL6, "peer_address": PEER6}
+    return established(**(addresses | changes))
+
+
+def abandoned(**changes: Any) -> Attempt:
+    return make_attempt(**({"outcome": Outcome.ABANDONED, "errno": None} | changes))
+
+
+def lines(*batches: Sequence[Attempt], colour: bool = False, width: int | None = None) -> list[str]:
+    stream = io.StringIO()
+    console = ConsoleOutput(stream, colour=colour, width=width, zone=UTC)
+    for batch in batches:
+        console.write(batch)
+    return stream.getvalue().split("\n")[:-1]
+
+
+def starts(line: str, *values: str) -> list[int]:
+    """Return the cell in which each value starts; values are looked for from left to right."""
+    found, behind = [], 0
+    for value in values:
+        behind = line.index(value, behind)
+        found.append(text.width(line[:behind]))
+        behind += len(value)
+    return found
+
+
+VARIED = (
+    established(duration_ns=83_000, executable_name="python3.11", comm="gunicorn: worke"),
+    make_attempt(),
+    make_attempt(outcome=Outcome.TIMED_OUT, errno=ETIMEDOUT, duration_ns=31_000_000_000, pid=4_194_303),
+    make_attempt(outcome=Outcome.UNREACHABLE, errno=EHOSTUNREACH, duration_ns=3_080_000_000, owner=None),
+    make_attempt(outcome=Outcome.LOCAL_ERROR, errno=EADDRNOTAVAIL, duration_ns=12_000, local_address=None),
+    abandoned(duration_ns=250_000_000, superseded=True),
+    make_attempt(outcome=Outcome.PENDING, errno=None, duration_ns=None, peer_port=65535),
+)
+
+
+GOLDEN = """\
+TIME             PID PROCESS         OUTCOME     ERRNO         DURATION  LOCAL           PEER            PORT
+22:13:20.123    4242 python3.11      established                  83 µs  10.1.2.3        10.1.2.80       443
+22:13:20.123    4242 curl            refused     ECONNREFUSED    0.4 ms  10.1.2.3        10.1.2.80       443
+22:13:20.123 4194303 curl            timed_out   ETIMEDOUT         31 s  10.1.2.3        10.1.2.80       443
+22:13:20.123    4242 curl            unreachable EHOSTUNREACH     3.1 s  10.1.2.3        10.1.2.80       443
+22:13:20.123    4242 curl            local_error EADDRNOTAVAIL    12 µs  –               10.1.2.80       443
+22:13:20.123    4242 curl            abandoned   (superseded)    250 ms  10.1.2.3        10.1.2.80       443
+22:13:20.123    4242 curl            pending                          –  10.1.2.3        10.1.2.80       65535
+"""
+
+
+def test_golden_lines() -> None:
+    assert lines(VARIED, width=110) == GOLDEN.splitlines()
+
+
+def test_a_pipe_gets_every_column() -> None:
+    header, first, *_, last = lines(VARIED[:4])
+    columns = starts(header, "PROCESS", "COMM", "USER", "OUTCOME", "LOCAL")
+    assert starts(first, "python3.11", "gunicorn: worke", "alice", "established", "10.1.2.3") == columns
+    assert starts(last, "curl", "curl", "1001", "unreachable", "10.1.2.3") == columns
+
+
+def test_golden_lines_of_a_narrow_terminal() -> None:
+    assert lines(VARIED[:2], [abandoned(superseded=True)], width=80) == [
+        "TIME             PID PROCESS         OUTCOME     DURATION  PEER            PORT",
+        "22:13:20.123    4242 python3.11      established    83 µs  10.1.2.80       443",
+        "22:13:20.123    4242 curl            refused       0.4 ms  10.1.2.80       443",
+        "22:13:20.123    4242 curl            superseded    0.4 ms  10.1.2.80       443",
+    ]
+
+
+def test_the_columns_of_tcpv4connect_are_there_in_its_order() -> None:
+    header, line = lines([make_attempt(comm="worker", pid=77)])
+    starts(header, "PID", "COMM", "LOCAL", "PEER", "PORT")
+    starts(line, "77", "worker", "10.1.2.3", "10.1.2.80", "443")
+
+
+@pytest.mark.parametrize("width", [None, 200])
+def test_ipv4_and_ipv6_stay_aligned_where_there_is_room(width: int | None) -> None:
+    ipv6, ipv4 = by_ipv6(), established()
+    *_, header, first, second = lines([ipv6, ipv4], width=width)
+    columns = starts(header, "LOCAL", "PEER", "PORT")
+    assert starts(first, LOCAL6, PEER6, "443") == columns
+    assert starts(second, "10.1.2.3", "10.1.2.80", "443") == columns
+
+
+def test_the_first_ipv6_address_widens_the_columns_for_good_and_repeats_the_header() -> None:
+    ipv6, ipv4 = by_ipv6(), established()
+    shown = lines([ipv4], [ipv6], [ipv4], width=200)
+    assert [line.split()[0] for line in shown].count("TIME") == 2
+    assert starts(shown[1], "10.1.2.80") < starts(shown[2], "PEER") == starts(shown[4], "10.1.2.80")
+
+
+def test_a_pipe_gets_one_header() -> None:
+    shown = lines([established()], [by_ipv6()], [established()])
+    assert sum(line.startswith("TIME") for line in shown) == 1
+
+
+def test_an_ipv6_peer_in_a_narrow_terminal_moves_only_its_own_port() -> None:
+    ipv6, ipv4 = by_ipv6(), established()
+    header, *shown = lines([ipv4], [ipv6], [ipv4], width=80)
+    assert shown[0] == shown[2]
+    assert starts(shown[1], PEER6) == starts(header, "PEER")
+    assert shown[1].endswith(f"{PEER6} 443")
+
+
+@given(st.integers(0, 250), st.booleans())
+def test_no_layout_is_wider_than_the_terminal(width: int, ipv6: bool) -> None:
+    narrowest = len("    PID PROCESS         OUTCOME     DURATION  PEER            12345")
+    make = by_ipv6 if ipv6 else established
+    attempts = [make(peer_address="::1", peer_port=12345)]
+    assert max(map(len, lines(attempts, width=width))) <= max(width, narrowest)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "[/]",
+        "[bold red]x",
+        "\x1b]0;owned\x07",
+        "\x1b[2J\x9b1A",
+        "\u202egpj.exe",
+        "\u2067a\u2069",
+        "a\nb\r\n",
+        "\u2028\u2029\x85",
+        "网" * 16,
+        "e\u0301" * 8,
+        "\u0301" * 16,
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\udcff\x00",
+        "",
+    ],
+)
+@pytest.mark.parametrize("colour", [False, True])
+def test_hostile_names_are_harmless_and_keep_the_alignment(name: str, colour: bool) -> None:
+    hostile = make_attempt(executable_name=name, comm=name, owner=name)
+    header, line = lines([hostile], colour=colour)
+    if colour:  # take away our own codes: the outcome's colour, the dimmed time, the bold header
+        assert line.count("\x1b") == 4
+        for code in ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m"):
+            header, line = header.replace(code, ""), line.replace(code, "")
+    assert text.safe(line) == line
+    assert starts(line, "refused", "10.1.2.3") == starts(header, "OUTCOME", "LOCAL")
+
+
+@given(st.binary(max_size=16))
+def test_any_comm_takes_one_line(comm: bytes) -> None:
+    name = comm.decode("utf-8", "backslashreplace")
+    header, line = lines([make_attempt(executable_name=name, comm=name)])
+    assert starts(line, "10.1.2.80", "443") == starts(header, "PEER", "PORT")
+    assert line.isprintable() or text.safe(line) == line
+
+
+def test_without_colour_there_is_no_escape() -> None:
+    assert not any("\x1b" in line for line in lines(VARIED, [by_ipv6()], width=120))
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_each_outcome_has_a_colour(outcome: Outcome) -> None:
+    _, line = lines([make_attempt(outcome=outcome)], colour=True)
+    colour = {"established": 32, "abandoned": 33, "pending": 33, "unknown": 33}.get(outcome, 31)
+    assert f"\x1b[{colour}m{outcome}" in line
+
+
+def test_colour_changes_nothing_else() -> None:
+    plain, coloured = lines(VARIED), lines(VARIED, colour=True)
+    for code in (0, 1, 2, 31, 32, 33):
+        coloured = [line.replace(f"\x1b[{code}m", "") for line in coloured]
+    assert coloured == plain
+
+
+def test_a_superseded_attempt_is_dimmed_as_a_whole() -> None:
+    _, line = lines([abandoned(superseded=True)], colour=True)
+    assert line.startswith("\x1b[2m")
+    assert line.endswith("443\x1b[0m")
+    assert line.count("\x1b") == 2
+
+
+def test_the_header_comes_first_even_before_any_attempt() -> None:
+    assert [line.split()[0] for line in lines([], [], [make_attempt()])] == ["TIME", "22:13:20.123"]
+
+
+def test_the_time_is_that_of_the_zone() -> None:
+    stream = io.StringIO()
+    half_past = timezone(timedelta(hours=5, minutes=30))
+    ConsoleOutput(stream, colour=False, width=None, zone=half_past).write([make_attempt()])
+    assert "\n03:43:20.123 " in stream.getvalue()
+
+
+def test_the_comm_stands_in_for_an_unknown_executable() -> None:
+    _, line = lines([make_attempt(executable_name="", comm="kworker")], width=80)
+    assert "kworker" in line
+
+
+def test_one_flush_for_a_batch() -> None:
+    stream = CountingStream()
+    console = ConsoleOutput(stream, colour=False, width=None, zone=UTC)
+    console.write(VARIED)
+    console.write([])
+    assert stream.flushes == 1
+
+
+def test_a_closed_pipe_is_the_callers() -> None:
+    console = ConsoleOutput(FakeClosedPipe(), colour=False, width=None, zone=UTC)
+    with pytest.raises(BrokenPipeError):
+        console.write([make_attempt()])
+
+
+def test_what_the_encoding_lacks_is_escaped() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    console = ConsoleOutput(stream, colour=False, width=None, zone=UTC)
+    console.write([make_attempt(executable_name="naïve", local_address=None)])
+    assert rb"na\xefve" in raw.getvalue()
+    assert rb"\u2013" in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "wanted"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (True, {}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_colour_is_for_terminals_and_never_forced(terminal: bool, environ: Mapping[str, str], wanted: bool) -> None:
+    stream = FakeTerminal() if terminal else io.StringIO()
+    assert colour_wanted(stream, environ) is wanted
+
+
+def test_what_is_no_terminal_has_no_width() -> None:
+    assert terminal_width(io.StringIO()) is None
+    assert terminal_width(FakeTerminal()) is None  # claims to be one, but has no descriptor to ask
+
+
+def test_errno_names() -> None:
+    assert errno_name(111) == "ECONNREFUSED"
+    assert errno_name(512) == "512"
+
+
+def test_an_attempt_that_failed_before_it_had_a_peer_shows_what_was_asked_for() -> None:
+    attempt = make_attempt(peer_address=None, peer_port=None, requested_address="192.0.2.9", requested_port=81)
+    assert lines([attempt])[-1].split()[-2:] == ["192.0.2.9", "81"]
