@@ -1,0 +1,156 @@
+"""The commands, and what a user is told when something is wrong: one line each, and an exit code.
+
+0 done · 2 configuration or usage · 70 internal fault · 77 not permitted · 78 kernel or bindings unsupported
+"""
+
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from otel_connect import __version__
+from otel_connect.config import Configuration, Layer, Output, Protocol, build, file_layer
+from otel_connect.environment import environment_layer
+from otel_connect.errors import ConfigError, OtelConnectError
+from otel_connect.export.endpoint import resolve
+
+_CONFIG = click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file (TOML).")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Watch every TCP connect attempt of this host; send each as OpenTelemetry log, metrics and span."""
+
+
+@commands.command()
+@_CONFIG
+@click.option(
+    "--output",
+    type=click.Choice([output.value for output in Output]),
+    help="Where attempts go. Default: otlp with an endpoint, console without.",
+)
+@click.option("--endpoint", help="OTLP endpoint, e.g. http://localhost:4318 (OTEL_EXPORTER_OTLP_ENDPOINT).")
+@click.option(
+    "--protocol",
+    type=click.Choice([protocol.value for protocol in Protocol]),
+    help="OTLP transport (OTEL_EXPORTER_OTLP_PROTOCOL).  [default: http/protobuf]",
+)
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds.")
+def run(
+    file: Path | None, output: str | None, endpoint: str | None, protocol: str | None, duration: float | None
+) -> None:
+    """Capture until SIGINT or SIGTERM, or for --duration seconds. Needs root, or CAP_BPF and CAP_PERFMON."""
+    flags = {"export.output": output, "export.endpoint": endpoint, "export.protocol": protocol}
+    configuration = _configuration(file, flags)
+    from otel_connect.run import run_agent  # noqa: PLC0415 - the other commands start without it in no time
+
+    _log_to_stderr()
+    run_agent(configuration, _StopSignal(), duration)
+
+
+@commands.command()
+@_CONFIG
+def validate(file: Path | None) -> None:
+    """Check the configuration file and the environment, and say where telemetry would go."""
+    configuration = _configuration(file, {})
+    endpoints = resolve(configuration.export)
+    for name, place in endpoints.items():
+        click.echo(f"{name}: {place.protocol} to {place.url}")
+    if not endpoints:
+        click.echo("no endpoint: attempts go to the console")
+    click.echo("configuration is valid")
+
+
+@commands.command()
+def version() -> None:
+    """Say which version this is, of what."""
+    click.echo(f"otel-connect {__version__} (Python {platform.python_version()}, Linux {platform.release()})")
+
+
+def main() -> NoReturn:
+    """Run the command line; the only place that ends the process."""
+    try:
+        commands.main(standalone_mode=False)
+    except click.exceptions.Exit as request:
+        sys.exit(request.exit_code)
+    except click.ClickException as error:
+        _refuse(error.format_message().replace("\n", " ").rstrip("."), ConfigError.exit_code)
+    except click.Abort:
+        _refuse("interrupted", 130)
+    except OtelConnectError as error:
+        _refuse(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read this has gone, as `head` does: that is how such a pipe ends, and no failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        _refuse(f"internal error: {type(error).__name__}: {error} ({place}); please report this", 70)
+    sys.exit(0)
+
+
+def _refuse(message: str, exit_code: int) -> NoReturn:
+    for line in message.splitlines() or [""]:
+        click.echo(f"otel-connect: {line}", err=True)
+    sys.exit(exit_code)
+
+
+def _configuration(file: Path | None, flags: Mapping[str, str | None]) -> Configuration:
+    """Build the configuration from all layers, and refuse endpoints that cannot be used."""
+    layers = [] if file is None else [file_layer(file)]
+    configuration = build([*layers, environment_layer(os.environ), _flag_layer(flags)])
+    resolve(configuration.export)
+    return configuration
+
+
+def _flag_layer(flags: Mapping[str, str | None]) -> Layer:
+    values: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    origins = {key: f"--{key.rpartition('.')[2]}" for key in values}
+    if "export.endpoint" in values:
+        # One endpoint on the command line is meant for every signal, whatever the variables say.
+        for name in ("logs", "metrics", "traces"):
+            values[f"export.{name}.endpoint"] = None
+            origins[f"export.{name}.endpoint"] = "--endpoint"
+    return Layer(values, origins)
+
+
+class _StopSignal:
+    """Set by SIGINT or SIGTERM; a second signal ends the process at once.
+
+    Not a threading.Event: its lock is not reentrant, and a handler that runs while the main thread holds it
+    would wait for itself forever.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for so many seconds, or not at all once the signal has come; say whether it has."""
+        if not self._came:
+            time.sleep(timeout)
+        return self._came
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._came:
+            os._exit(128 + number)
+        self._came = True
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("otel-connect: %(message)s"))
+    logger = logging.getLogger("otel_connect")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,53 @@
+"""The walls of the house: who imports whom."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "otel_connect"
+ROOMS = ("capture", "enrich", "encode", "export", "serve")
+SHARED = {"otel_connect", "otel_connect.model", "otel_connect.errors", "otel_connect.config"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((PACKAGE / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_nothing_of_the_house_but_itself_and_the_shared_modules(room: str) -> None:
+    own = f"otel_connect.{room}"
+    strangers = {
+        f"{path.name}: {name}"
+        for path in modules(room)
+        for name in imports(path)
+        if name.startswith("otel_connect") and name not in SHARED and name != own and not name.startswith(own + ".")
+    }
+    assert modules(room)
+    assert not strangers
+
+
+def test_only_the_child_imports_bcc() -> None:
+    # It does so by name at run time, so that its absence can be told from other errors.
+    users = {path.name for path in PACKAGE.rglob("*.py") if '"bcc' in path.read_text()}
+    assert users == {"child.py"}
+    assert not {path.name for path in PACKAGE.rglob("*.py") for name in imports(path) if name.split(".")[0] == "bcc"}
+
+
+def test_only_encode_imports_the_sdk() -> None:
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        for name in imports(path)
+        if name.startswith("opentelemetry.sdk")
+    }
+    assert users == {"encode"}
