@@ -1,0 +1,131 @@
+"""The command as a user meets it: usage, configuration, pipes and signals."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.agent import COMMAND, RunningAgent
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    ended = subprocess.run(
+        [COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=60, env=clean | environment
+    )
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "--bogus"], "--bogus"),
+        (["run", "--output", "xml"], "'xml' is not one of 'console', 'json', 'otlp'"),
+        (["run", "--duration", "soon"], "'soon'"),
+        (["run", "--duration", "0"], "--duration"),
+        (["run", "--config", "/no/such/file"], "/no/such/file: cannot be read"),
+        (["run", "--endpoint", "ftp://collector"], "ftp"),
+        (["run", "--endpoint", "http://"], "host"),
+        (["run", "--protocol", "smoke"], "smoke"),
+        (["march"], "march"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], named: str) -> None:
+    code, output, errors = run(*arguments)
+    assert (code, output) == (2, "")
+    (line,) = errors.splitlines()
+    assert named in line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[capture]\nring_byte = 4096\n", "capture.ring_byte: unknown key"),
+        ("[capture]\nring_bytes = 5000\n", "must be a power of two, for example 8192"),
+        ("[capture]\ndrain_interval_ms = 'fast'\n", "capture.drain_interval_ms"),
+        ("[capture\n", "is not valid TOML"),
+        ("[export]\noutput = 'fax'\n", "export.output"),
+        ("export = 3\n", "export"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_key(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(content)
+    code, _, errors = run("validate", "--config", str(file))
+    assert code == 2
+    assert str(file) in errors
+    assert said in errors
+
+
+def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text("[capture]\nring_bytes = 5000\nmax_in_progress = 0\n")
+    code, _, errors = run(
+        "validate", "--config", str(file), OTEL_EXPORTER_OTLP_TIMEOUT="soon", OTEL_EXPORTER_OTLP_ENDPOINT="http://"
+    )
+    assert code == 2
+    named = ("ring_bytes", "max_in_progress", "OTEL_EXPORTER_OTLP_TIMEOUT")
+    assert all(any(name in line for line in errors.splitlines()) for name in named)
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text("[export]\nheaders = {authorization = ['hunter2']}\n")
+    for arguments, environment in (
+        (("validate", "--config", str(file)), {}),
+        (("validate",), {"OTEL_EXPORTER_OTLP_HEADERS": "authorization hunter2"}),
+        (("validate",), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:hunter2@localhost:4318"}),
+    ):
+        code, output, errors = run(*arguments, **environment)
+        assert code == 2
+        assert "hunter2" not in output + errors
+
+
+def test_validate_says_where_telemetry_goes() -> None:
+    code, output, _ = run("validate", OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318/base/")
+    assert code == 0
+    assert "logs: http/protobuf to http://collector:4318/base/v1/logs" in output
+
+
+def test_version_and_help() -> None:
+    assert run("version")[1].startswith("otel-connect ")
+    code, output, _ = run("--help")
+    assert code == 0
+    assert all(command in output for command in ("run", "validate", "version"))
+
+
+def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
+    script = f"{COMMAND} run --output json --duration 30 | head -c 0"
+    with RunningAgent("--output", "json") as watcher:
+        agent = subprocess.Popen(["bash", "-c", script], stderr=subprocess.PIPE, text=True)
+        assert agent.stderr is not None
+        assert "capturing" in agent.stderr.readline()
+        # any attempt makes it write
+        while agent.poll() is None:
+            subprocess.run(["curl", "--silent", "--max-time", "1", "http://127.0.0.1:1/"], check=False)
+        errors = agent.stderr.read()
+        agent.stderr.close()
+        assert "Traceback" not in errors
+        assert "BrokenPipe" not in errors
+        watcher.until(lambda: bool(watcher.output))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_summary(number: signal.Signals) -> None:
+    with RunningAgent() as agent:
+        agent.process.send_signal(number)
+        assert agent.process.wait(30) == 0
+        agent.until(lambda: any(line.startswith("seen ") for line in agent.output))
+
+
+def test_json_lines_are_otlp() -> None:
+    with RunningAgent("--output", "json") as agent:
+        client = subprocess.Popen(["curl", "--silent", "--max-time", "1", "http://127.0.0.1:1/"])
+        client.wait()
+        agent.until(lambda: len(agent.attempts(client.pid)) == 1)
+    kinds = {next(iter(json.loads(line))) for line in agent.output}
+    assert kinds == {"resourceLogs", "resourceSpans", "resourceMetrics"}

@@ -1,0 +1,106 @@
+"""What the agent says when it cannot work: one line with cause and remedy, its exit code, no traceback."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support import without_bpf
+from tests.support.agent import COMMAND
+
+RUN = [str(COMMAND), "run", "--duration", "1"]
+
+
+def refusal(argv: Sequence[str], exit_code: int) -> str:
+    """Run something that must be refused, and return the one line that says so."""
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == exit_code, ended.stderr
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    return line.removeprefix("otel-connect: ")
+
+
+def with_mounts(*mounts: str) -> list[str]:
+    """Start the agent in a mount namespace of its own, in which other things are in some places."""
+    script = " && ".join([*(f"mount {mount}" for mount in mounts), f"exec {shlex.join(RUN)}"])
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "named"),
+    [
+        ("sys_admin,bpf,perfmon", "CAP_BPF and CAP_PERFMON missing"),
+        ("sys_admin,bpf", "CAP_BPF missing"),
+        ("sys_admin,perfmon", "CAP_PERFMON missing"),
+    ],
+)
+def test_missing_capabilities(dropped: str, named: str) -> None:
+    bounds = ",".join(f"-{name}" for name in dropped.split(","))
+    line = refusal(["setpriv", f"--bounding-set={bounds}", f"--inh-caps={bounds}", *RUN], 77)
+    assert named in line
+    assert "run as root" in line
+
+
+def test_an_ordinary_user() -> None:
+    line = refusal(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", *RUN], 77)
+    assert "run as root (sudo)" in line
+
+
+def test_no_btf() -> None:
+    line = refusal(with_mounts("-t tmpfs none /sys/kernel/btf"), 78)
+    assert "/sys/kernel/btf/vmlinux cannot be read" in line
+    assert "CONFIG_DEBUG_INFO_BTF" in line
+
+
+def test_no_tracefs() -> None:
+    debugfs = Path("/sys/kernel/debug")
+    also = [f"-t tmpfs none {debugfs}"] if debugfs.is_dir() else []
+    line = refusal(with_mounts("-t tmpfs none /sys/kernel/tracing", *also), 78)
+    assert "mount -t tracefs nodev /sys/kernel/tracing" in line
+
+
+def test_bpf_refused_by_seccomp() -> None:
+    line = refusal([sys.executable, without_bpf.__file__, *RUN], 77)
+    assert "seccomp" in line
+
+
+def bindings() -> Path:
+    found = subprocess.run(
+        [sys.executable, "-c", "import bcc; print(bcc.__path__[0])"], check=True, capture_output=True, text=True
+    )
+    return Path(found.stdout.strip())
+
+
+def test_bcc_absent(tmp_path: Path) -> None:
+    configuration = Path(sys.prefix) / "pyvenv.cfg"
+    closed = tmp_path / "pyvenv.cfg"
+    closed.write_text(
+        configuration.read_text().replace("include-system-site-packages = true", "include-system-site-packages = false")
+    )
+    line = refusal(with_mounts(f"--bind {closed} {configuration}"), 78)
+    assert "the bcc bindings are absent" in line
+    assert "python3-bpfcc" in line
+
+
+def test_the_wrong_bcc(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text('"""An unrelated package that has the same name."""\n')
+    line = refusal(with_mounts(f"--bind {tmp_path} {bindings()}"), 78)
+    assert "unrelated package called bcc" in line
+    assert "pip uninstall bcc" in line
+
+
+def test_a_kernel_without_a_needed_member(tmp_path: Path) -> None:
+    damaged = tmp_path / "vmlinux"
+    damaged.write_bytes(Path("/sys/kernel/btf/vmlinux").read_bytes().replace(b"\0sk_err_soft\0", b"\0sk_err_hard\0"))
+    # sysfs takes no bind mount on its own files, so the whole directory is replaced
+    line = refusal(with_mounts(f"--bind {tmp_path} /sys/kernel/btf"), 78)
+    assert "struct sock has no sk_err_soft" in line
+
+
+def test_the_interpreter_of_this_test_is_that_of_the_command() -> None:
+    # or the mounts above would hide nothing from it
+    interpreter = Path(COMMAND.read_text().splitlines()[0].removeprefix("#!"))
+    assert interpreter.parent == Path(sys.prefix) / "bin"

@@ -1,0 +1,243 @@
+"""The bench: one network in which every end of a connect attempt can be had, and a way to run a client.
+
+========================  ============================================================
+loopback                  a listener and a closed port of each family
+192.0.2.0/24              the scripted peer (2001:db8::/64)
+198.51.100.0/24           a cable with no neighbours (2001:db8:1::/64)
+203.0.113.0/24            routes that are errors, and no route at all (2001:db8:2::/64)
+198.19.0.0/16             behind a router that knows no way (2001:db8:4::/48)
+========================  ============================================================
+"""
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from enum import Enum
+from itertools import count
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tests.support.network import Listener, NetworkNamespace, closed_port
+from tests.support.oracle import ObservedAttempt, Trace, attempts
+from tests.support.peer import PEER, Answer, Behaviour, ScriptedPeer
+from tests.support.runtimes import PYTHON, Report, Runtime, read_reports
+
+if TYPE_CHECKING:
+    import subprocess
+
+LONGEST_SECONDS = 30.0
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_NEIGHBOURLESS = {socket.AF_INET: "198.51.100.2", socket.AF_INET6: "2001:db8:1::2"}
+_ERROR_ROUTES = {socket.AF_INET: "203.0.113.{}", socket.AF_INET6: "2001:db8:2::{}"}
+_ROUTED = {socket.AF_INET: "198.19.{}.{}", socket.AF_INET6: "2001:db8:4:{}::{}"}
+_KINDS = {"prohibit": 1, "unreachable": 2, "blackhole": 3, "none": 4}
+_CABLE = [("198.18.0.1/24", "198.18.0.2/24"), ("2001:db8:3::1/64", "2001:db8:3::2/64")]
+_ANY_PORT = 9
+
+
+class Family(Enum):
+    """Which socket, and which address it is given."""
+
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+    MAPPED = "IPv4 by an IPv6 socket"
+
+    @property
+    def wire(self) -> socket.AddressFamily:
+        """The family of the packets."""
+        return socket.AF_INET6 if self is Family.IPV6 else socket.AF_INET
+
+
+class Target(NamedTuple):
+    """Where a client is sent: ``host`` as it is told to the client, ``address`` as it is on the wire."""
+
+    host: str
+    address: str
+    port: int
+
+
+class Run(NamedTuple):
+    """One client program that ran to its end."""
+
+    pid: int
+    target: Target
+    reports: tuple[Report, ...]
+    """What it said about its attempts; nothing if it was killed before."""
+    exit_code: int
+    """Negative: the signal that killed it."""
+    syns: int | None
+    """How many SYNs reached the scripted peer; ``None`` if it was sent elsewhere."""
+    observed: tuple[ObservedAttempt, ...] | None
+    """What strace saw; ``None`` if the bench does not trace."""
+
+
+class Bench:
+    """The network, for the length of a ``with`` block; needs root. Clients may run in several threads.
+
+    With ``traced`` every client runs under strace, for a second opinion. The bench itself makes attempts
+    only for ``occupied``, from the calling process.
+    """
+
+    def __init__(self, *, traced: bool = False) -> None:
+        self._traced = traced
+        self._ports = count(20_001)
+        self._routed = count(1)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.namespace = stack.enter_context(NetworkNamespace())
+            self.router = stack.enter_context(NetworkNamespace())
+            self.peer = stack.enter_context(ScriptedPeer(self.namespace))
+            self.listeners = {family: stack.enter_context(Listener(family, self.namespace)) for family in _FAMILIES}
+            self._closed = {family: stack.enter_context(closed_port(family, self.namespace)) for family in _FAMILIES}
+            self._lay_routes()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def listener(self, family: Family) -> Target:
+        """Return a target that accepts."""
+        listener = self.listeners[family.wire]
+        return _target(family, listener.address, listener.port)
+
+    def closed(self, family: Family) -> Target:
+        """Return a target that refuses."""
+        return _target(family, self.listeners[family.wire].address, self._closed[family.wire])
+
+    def scripted(self, family: Family, behaviour: Behaviour) -> Target:
+        """Return a target that answers as told; each call gives a port of its own."""
+        port = next(self._ports)
+        self.peer.on(port, behaviour)
+        return _target(family, PEER[family.wire], port)
+
+    def neighbourless(self, family: Family) -> Target:
+        """Return a target on the cable that has no hardware address."""
+        return _target(family, _NEIGHBOURLESS[family.wire], _ANY_PORT)
+
+    def error_route(self, family: Family, kind: str) -> Target:
+        """Return a target whose route is ``prohibit``, ``unreachable``, ``blackhole``, or ``none``, no route."""
+        return _target(family, _ERROR_ROUTES[family.wire].format(_KINDS[kind]), _ANY_PORT)
+
+    def routed(self, family: Family, kind: str) -> Target:
+        """Return a target whose router sends an ICMP error while connect() still holds the socket."""
+        number = next(self._routed)
+        address = _ROUTED[family.wire].format(_KINDS[kind], number)
+        if family.wire == socket.AF_INET:
+            # A router answers one source only once a second (ip_error), so each run has its own.
+            self.namespace.ip(f"addr add 198.18.1.{number}/32 dev way")
+            self.namespace.ip(f"route add {address} via 198.18.0.2 src 198.18.1.{number}")
+        return _target(family, address, _ANY_PORT)
+
+    def occupied(self, family: Family) -> tuple[Target, int]:
+        """Return a target with a connection from a local port that others may share, and that port."""
+        target = self.scripted(family, Behaviour(Answer.ACCEPT))
+        self._stack.enter_context(self.namespace.inside(lambda: _occupy(family, target)))
+        holder_port = next(syn.source_port for syn in self.peer.syns if syn.port == target.port)
+        return target, holder_port
+
+    def run(
+        self,
+        target: Target,
+        *arguments: str,
+        attempts: int = 1,
+        timeout_ms: int = 0,
+        kill_on_syn: bool = False,
+    ) -> Run:
+        """Run the Python client to its end; ``kill_on_syn`` kills it once its SYN is out."""
+        argv = [*PYTHON, target.host, str(target.port), str(attempts), str(timeout_ms), *arguments]
+        runtime = Runtime("python", PYTHON[0], lambda *_: argv, read_reports)
+        return self.run_runtime(runtime, target, kill_on_syn=kill_on_syn)
+
+    def run_runtime(
+        self,
+        runtime: Runtime,
+        target: Target,
+        *,
+        attempts: int = 1,
+        timeout_ms: int = 0,
+        kill_on_syn: bool = False,
+    ) -> Run:
+        """Run a client of any runtime to its end; raises TimeoutExpired."""
+        argv = runtime.argv(target.host, target.port, attempts, timeout_ms)
+        before = self.peer.syn_count(target.port)
+        with ExitStack() as stack:
+            trace = stack.enter_context(Trace()) if self._traced else None
+            process = stack.enter_context(self.namespace.popen(trace.command(argv) if trace else argv))
+            stdout = self._finish(process, target, kill_on_syn=kill_on_syn)
+            observed = _observed(trace) if trace else None
+        scripted = target.address in PEER.values()
+        return Run(
+            pid=process.pid,
+            target=target,
+            reports=runtime.reports(stdout, process.pid),
+            exit_code=process.returncode,
+            syns=self.peer.syn_count(target.port) - before if scripted else None,
+            observed=observed,
+        )
+
+    def _finish(self, process: "subprocess.Popen[str]", target: Target, *, kill_on_syn: bool) -> str:
+        """Wait for a client's end and return its stdout; whatever goes wrong, it has ended afterwards."""
+        try:
+            if kill_on_syn:
+                self.peer.wait_for_syn(target.port)
+                process.kill()
+            return process.communicate(timeout=LONGEST_SECONDS)[0]
+        except BaseException:
+            process.kill()
+            raise
+
+    def _lay_routes(self) -> None:
+        inner, outer = self.namespace, self.router
+        # Two SYNs instead of the usual seven, so that a silent peer times out after three seconds. Linux 6.5
+        # and later would send more of them a second apart (tcp_syn_linear_timeouts).
+        inner.sysctl("net.ipv4.tcp_syn_retries", 1)
+        inner.sysctl("net.ipv4.tcp_syn_linear_timeouts", 0, optional=True)
+        inner.silent_neighbourhood("quiet", ["198.51.100.1/24", "2001:db8:1::1/64"])
+        inner.cable(outer, "way", _CABLE)
+        inner.ip("-6 route add 2001:db8:4::/48 via 2001:db8:3::2")
+        outer.ip("route add 198.18.1.0/24 via 198.18.0.1")
+        for key, value in (
+            ("net.ipv4.ip_forward", 1),
+            ("net.ipv6.conf.all.forwarding", 1),
+            ("net.ipv4.icmp_ratelimit", 0),
+            ("net.ipv6.icmp.ratelimit", 0),
+        ):
+            outer.sysctl(key, value)
+        for kind, number in _KINDS.items():
+            for family in _FAMILIES:
+                if kind != "none":
+                    inner.route(kind, _ERROR_ROUTES[family].format(number))
+                    width = 24 if family == socket.AF_INET else 64
+                    outer.route(kind, f"{_ROUTED[family].format(number, 0)}/{width}")
+
+
+def _target(family: Family, address: str, port: int) -> Target:
+    return Target(f"::ffff:{address}" if family is Family.MAPPED else address, address, port)
+
+
+def _occupy(family: Family, target: Target) -> socket.socket:
+    """Connect from a port of the kernel's choice that allows others to bind it too."""
+    made = socket.socket(family.wire)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("", 0))
+    made.connect((target.address, target.port))
+    return made
+
+
+def _observed(trace: Trace) -> tuple[ObservedAttempt, ...]:
+    return tuple(attempts(trace.calls()))
+
+
+def options(**values: object) -> Sequence[str]:
+    """Spell options of the Python client: ``options(give_up="linger")``; True stands for a bare flag."""
+    spelled: list[str] = []
+    for name, value in values.items():
+        spelled.append(f"--{name.replace('_', '-')}")
+        spelled += [] if value is True else [str(value)]
+    return spelled
