@@ -1,0 +1,283 @@
+"""The example collector configurations: each is valid, starts unchanged, and delivers as its header says."""
+
+import json
+import os
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.collector import DIRECT, RECIPE, Collector, collector_binary
+
+pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
+
+FOLDER = Path(__file__).parents[2] / "examples" / "collector-config"
+CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+HEADER = ("What for: ", "Needs: ", "Start: ", "See: ", "Change: ")
+
+TRACE_ID, SPAN_ID = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
+STARTED = time.time_ns()
+BODY = "curl[4242] → 10.1.2.80:443 refused after 0.4 ms (ECONNREFUSED)"
+RESOURCE = {
+    "attributes": [
+        {"key": "service.name", "value": {"stringValue": "unknown_service:curl"}},
+        {"key": "host.name", "value": {"stringValue": "node-1"}},
+    ]
+}
+RESOURCE_VALUES = {"service.name": "unknown_service:curl", "host.name": "node-1"}
+SCOPE = {"name": "otel_connect", "version": "1.2.3"}
+OUTCOME = [{"key": "otel_connect.outcome", "value": {"stringValue": "refused"}}]
+
+
+def request(signal: str, leaf: str, record: dict[str, Any]) -> dict[str, Any]:
+    scoped = {"scope": SCOPE, leaf: [record], "schemaUrl": "https://opentelemetry.io/schemas/1.44.0"}
+    return {f"resource{signal}": [{"resource": RESOURCE, f"scope{signal}": [scoped]}]}
+
+
+LOG = {"timeUnixNano": str(STARTED), "severityNumber": 13, "body": {"stringValue": BODY}, "attributes": OUTCOME}
+POINT = {
+    "startTimeUnixNano": str(STARTED),
+    "timeUnixNano": str(STARTED),
+    "asInt": "17",
+    "attributes": OUTCOME,
+    "exemplars": [{"timeUnixNano": str(STARTED), "asInt": "1", "traceId": TRACE_ID, "spanId": SPAN_ID}],
+}
+SUM = {"dataPoints": [POINT], "aggregationTemporality": 2, "isMonotonic": True}
+METRIC = {"name": "otel_connect.attempts", "unit": "{attempt}", "sum": SUM}
+SPAN = {
+    "traceId": TRACE_ID,
+    "spanId": SPAN_ID,
+    "name": "tcp connect",
+    "kind": 1,
+    "startTimeUnixNano": str(STARTED),
+    "endTimeUnixNano": str(STARTED + 400_000),
+    "attributes": OUTCOME,
+    "status": {"code": 2, "message": "Connection refused"},
+}
+REQUESTS = {
+    "logs": request("Logs", "logRecords", LOG),
+    "metrics": request("Metrics", "metrics", METRIC),
+    "traces": request("Spans", "spans", SPAN),
+}
+
+
+def post(collector: Collector, path: str, message: dict[str, Any]) -> None:
+    url = f"{collector.http_endpoint}/v1/{path}"
+    headers = {"Content-Type": "application/json"}
+    question = urllib.request.Request(url, json.dumps(message).encode(), headers)
+    with DIRECT.open(question, timeout=10) as answer:
+        assert answer.status == 200
+        assert json.load(answer) == {"partialSuccess": {}}
+
+
+def post_everything(collector: Collector) -> None:
+    for path, message in REQUESTS.items():
+        post(collector, path, message)
+
+
+def assert_log(collector: Collector) -> None:
+    [record] = collector.await_until(collector.log_records)
+    assert record["body"] == BODY
+    assert record["severityNumber"] == 13
+    assert record["timeUnixNano"] == STARTED
+    assert record["attributes"] == {"otel_connect.outcome": "refused"}
+    assert record["resource"] == RESOURCE_VALUES
+    assert record["scope"] == {**SCOPE, "schemaUrl": "https://opentelemetry.io/schemas/1.44.0"}
+
+
+def assert_metric(collector: Collector) -> None:
+    [point] = collector.await_until(collector.metrics)
+    assert (point["name"], point["unit"], point["kind"]) == ("otel_connect.attempts", "{attempt}", "sum")
+    assert (point["value"], point["isMonotonic"], point["aggregationTemporality"]) == (17, True, 2)
+    assert point["exemplars"][0]["traceId"] == TRACE_ID
+    assert point["attributes"] == {"otel_connect.outcome": "refused"}
+    assert point["resource"] == RESOURCE_VALUES
+
+
+def assert_span(collector: Collector) -> None:
+    [span] = collector.await_until(collector.spans)
+    assert (span["name"], span["traceId"], span["spanId"]) == ("tcp connect", TRACE_ID, SPAN_ID)
+    assert span["endTimeUnixNano"] - span["startTimeUnixNano"] == 400_000
+    assert span["status"] == {"code": 2, "message": "Connection refused"}
+    assert span["attributes"] == {"otel_connect.outcome": "refused"}
+    assert span["resource"] == RESOURCE_VALUES
+
+
+def assert_on_console(collector: Collector, *texts: str) -> None:
+    collector.await_until(lambda: all(text in collector.stderr for text in texts))
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[Collector]:
+    """Start a second collector, in the place of Jaeger or Tempo."""
+    with Collector(tmp_path / "backend") as collector:
+        yield collector
+
+
+def test_every_configuration_has_a_delivery_test() -> None:
+    tests = {name for name in globals() if name.endswith("_delivers")}
+    assert tests == {f"test_{name}_delivers" for name in CONFIGS}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_header_says_what_needs_start_see_change(name: str) -> None:
+    lines = CONFIGS[name].read_text().splitlines()
+    for line, word in zip(lines, HEADER, strict=False):
+        assert line.startswith(f"# {word}")
+        assert len(line) <= 120
+    assert not lines[len(HEADER)]
+    assert lines[2].endswith(f"--config examples/collector-config/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_is_valid_with_the_defaults_it_ships(name: str) -> None:
+    bare = {key: value for key, value in os.environ.items() if not re.match("COLLECTOR_|JAEGER_|TEMPO_", key)}
+    command = [str(collector_binary()), "validate", f"--config={CONFIGS[name]}"]
+    answer = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_listens_on_loopback_by_default_and_is_in_the_readme(name: str) -> None:
+    text = CONFIGS[name].read_text()
+    variables = dict(re.findall(r"\$\{env:([A-Z_]+):-([^}]+)\}", text))
+    assert {"COLLECTOR_OTLP_GRPC", "COLLECTOR_OTLP_HTTP", "COLLECTOR_HEALTH"} <= variables.keys()
+    addresses = [value for key, value in variables.items() if key.startswith("COLLECTOR_") and ":" in value]
+    assert {address.partition(":")[0] for address in addresses} == {"127.0.0.1"}
+    readme = (FOLDER / "README.md").read_text()
+    assert f"[{name}.yaml]({name}.yaml)" in readme
+    for variable, default in variables.items():
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{variable}`"))
+        assert f"`{default}`" in row
+
+
+def test_minimal_delivers(tmp_path: Path) -> None:
+    with Collector(tmp_path, config=CONFIGS["minimal"]) as collector:
+        post_everything(collector)
+        assert_log(collector)
+        assert_metric(collector)
+        assert_span(collector)
+        assert_on_console(collector, BODY, "otel_connect.attempts{", SPAN_ID)
+
+
+def test_prometheus_delivers(tmp_path: Path) -> None:
+    with Collector(tmp_path, config=CONFIGS["prometheus"]) as collector:
+        post_everything(collector)
+        samples = collector.await_until(collector.prometheus_samples)
+        [attempts] = [sample for sample in samples if sample.name == "otel_connect_attempts_total"]
+        assert attempts.value == 17
+        assert attempts.labels == {
+            "otel_connect_outcome": "refused",
+            "job": "unknown_service:curl",
+            "host_name": "node-1",
+        }
+        assert attempts.exemplar is not None
+        assert attempts.exemplar.labels["trace_id"] == TRACE_ID
+        assert_on_console(collector, BODY, SPAN_ID)
+
+
+def test_jaeger_delivers(tmp_path: Path, backend: Collector) -> None:
+    address = backend.grpc_endpoint.removeprefix("http://")
+    with Collector(tmp_path, config=CONFIGS["jaeger"], environment={"JAEGER_OTLP": address}) as collector:
+        post_everything(collector)
+        assert_span(backend)
+        assert_on_console(collector, BODY, "otel_connect.attempts{")
+        assert not backend.log_records()
+        assert not backend.metrics()
+
+
+def test_tempo_delivers(tmp_path: Path, backend: Collector) -> None:
+    variables = {"TEMPO_OTLP": backend.http_endpoint}
+    with Collector(tmp_path, config=CONFIGS["tempo"], environment=variables) as collector:
+        post_everything(collector)
+        assert_span(backend)
+        assert_on_console(collector, BODY, "otel_connect.attempts{")
+        assert not backend.log_records()
+        assert not backend.metrics()
+
+
+def test_spans_wait_for_a_backend_that_is_down(tmp_path: Path, backend: Collector) -> None:
+    variables = {"TEMPO_OTLP": backend.http_endpoint}
+    backend.kill()
+    quick = "exporters: {otlp_http/tempo: {retry_on_failure: {initial_interval: 100ms}}}"
+    with Collector(tmp_path, config=CONFIGS["tempo"], overrides=[quick], environment=variables) as collector:
+        post(collector, "traces", REQUESTS["traces"])
+        assert_on_console(collector, "Will retry the request after interval")
+        backend.restart()
+        assert_span(backend)
+
+
+def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
+    with Collector(tmp_path) as collector:
+        post(collector, "logs", REQUESTS["logs"])
+        collector.kill()
+        collector.restart()
+        post(collector, "logs", REQUESTS["logs"])
+        assert [record["body"] for record in collector.log_records()] == [BODY, BODY]
+
+
+def test_a_configuration_that_cannot_start_fails_at_once(tmp_path: Path) -> None:
+    wrong = Collector(tmp_path, overrides=["exporters: {file: {path: /nowhere/received}}"])
+    with pytest.raises(RuntimeError, match="no such file or directory"):
+        wrong.start()
+
+
+def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
+    sent: dict[str, Any] = {
+        "stringValue": "→",
+        "boolValue": False,
+        "intValue": "9007199254740993",
+        "doubleValue": 0.25,
+        "bytesValue": "AP8=",
+        "arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}, {}]},
+        "kvlistValue": {"values": [{"key": "b", "value": {"arrayValue": {}}}]},
+    }
+    attributes = [{"key": kind, "value": {kind: raw}} for kind, raw in sent.items()]
+    attributes.append({"key": "none", "value": {}})
+    with Collector(tmp_path) as collector:
+        post(collector, "logs", request("Logs", "logRecords", {"attributes": attributes}))
+        [record] = collector.log_records()
+        assert record["attributes"] == {
+            "stringValue": "→",
+            "boolValue": False,
+            "intValue": 9007199254740993,
+            "doubleValue": 0.25,
+            "bytesValue": b"\x00\xff",
+            "arrayValue": ["a", 1, None],
+            "kvlistValue": {"b": []},
+            "none": None,
+        }
+
+
+def test_a_histogram_comes_back(tmp_path: Path) -> None:
+    buckets = {"bucketCounts": ["1", "2"], "explicitBounds": [0.1]}
+    point = {"timeUnixNano": str(STARTED), "count": "3", "sum": 1.5, **buckets}
+    histogram = {"dataPoints": [point], "aggregationTemporality": 1}
+    metric = {"name": "otel_connect.attempt.duration", "unit": "s", "histogram": histogram}
+    with Collector(tmp_path) as collector:
+        post(collector, "metrics", request("Metrics", "metrics", metric))
+        [received] = collector.metrics()
+        assert (received["kind"], received["count"], received["sum"]) == ("histogram", 3, 1.5)
+        assert (received["bucketCounts"], received["explicitBounds"]) == ([1, 2], [0.1])
+
+
+def build(collector: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OTEL_CONNECT_COLLECTOR": collector}
+    return subprocess.run(RECIPE / "build.sh", env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("place", ["/nowhere/otelcol", str(RECIPE)])
+def test_build_refuses_a_collector_that_is_no_program(place: str) -> None:
+    answer = build(place)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert place in answer.stderr
+
+
+def test_build_prints_the_collector_that_is_named() -> None:
+    answer = build(str(collector_binary()))
+    assert (answer.returncode, answer.stdout) == (0, f"{collector_binary()}\n")
