@@ -1,0 +1,173 @@
+"""The image, built from the project's Dockerfile and run by Podman with the very line of its documentation."""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_connect import __version__
+from tests.support.agent import RunningAgent
+from tests.support.network import Listener, closed_port
+from tests.support.receiver import GrpcReceiver
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
+DOCUMENTATION = PROJECT / "examples/docker/README.md"
+
+PIDS = "--pid=host"
+TRACEFS = "--volume=/sys/kernel/tracing:/sys/kernel/tracing:ro"
+CAPABILITIES = ("--cap-add=BPF", "--cap-add=PERFMON")
+PROFILE = f"--security-opt=seccomp={PROJECT / 'examples/docker/seccomp.json'}"
+
+_numbers = count()
+
+
+def documented_options() -> list[str]:
+    """Return the options of the documented command, each as one word, without the container's name."""
+    (line,) = re.findall(r"^docker run (.*?)\n```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words.pop() == "otel-connect"
+    options: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            options.append(word)
+        else:
+            options[-1] += f"={word}"
+    options.remove("--name=otel-connect")
+    return [option.replace("seccomp=", f"seccomp={PROJECT}/") for option in options]
+
+
+def without(options: Sequence[str], *left_out: str) -> list[str]:
+    return [option for option in options if option not in left_out]
+
+
+def engine(*arguments: str) -> list[str]:
+    return [str(HERE / "engine.sh"), "podman", *arguments]
+
+
+def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(engine(*arguments), capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    built = subprocess.run([HERE / "build.sh"], stdout=subprocess.PIPE, text=True, check=True)
+    return built.stdout.strip()
+
+
+@pytest.fixture
+def container() -> Iterator[list[str]]:
+    """Give the beginning of a command that runs a container, which is gone at the end whatever happens."""
+    name = f"otel-connect-test-{os.getpid()}-{next(_numbers)}"
+    yield engine("run", "--pull=never", f"--name={name}")
+    assert podman("rm", "--force", "--ignore", name).returncode == 0
+
+
+@pytest.fixture
+def options() -> list[str]:
+    return documented_options()
+
+
+def test_the_documented_options_are_those_that_are_left_out_below(options: list[str]) -> None:
+    assert {PIDS, TRACEFS, PROFILE, *CAPABILITIES} < set(options)
+    assert {"--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"} < set(options)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "further"),
+    [
+        pytest.param([], [], id="as_documented"),
+        pytest.param([], ["--user=65532", "--cap-add=DAC_READ_SEARCH"], id="other_user"),
+        pytest.param([PIDS], [], id="own_pids"),
+    ],
+)
+def test_it_sees_the_connects_of_the_host(
+    image: str,
+    container: list[str],
+    options: list[str],
+    left_out: list[str],
+    further: list[str],
+) -> None:
+    command = [*container, *without(options, *left_out), *further, image, "run"]
+    comm = Path("/proc/self/comm").read_text(encoding="ascii").strip()
+    with (
+        RunningAgent("--output", "json", command=command) as running,
+        Listener() as listener,
+        closed_port() as closed,
+    ):
+        for port in (listener.port, closed):
+            with socket.socket() as client:
+                client.connect_ex(("127.0.0.1", port))
+        running.until(lambda: len(running.attempts(os.getpid())) >= 2)
+        attempts = [record["attributes"] for record in running.attempts(os.getpid())]
+        assert [
+            (each["network.peer.port"], each["otel_connect.outcome"], each["otel_connect.process.comm"])
+            for each in attempts
+        ] == [(listener.port, "established", comm), (closed, "refused", comm)]
+        # SIGTERM goes to podman, as from a supervisor, and it passes it on.
+        assert running.stop() == 0
+    assert not any("Traceback" in line for line in running.errors)
+
+
+def test_it_sends_to_a_collector_of_the_host(image: str, container: list[str], options: list[str]) -> None:
+    with GrpcReceiver() as receiver, Listener() as listener:
+        variables = [
+            f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={receiver.endpoint}",
+            "--env=OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
+        ]
+        with RunningAgent(command=[*container, *options, *variables, image, "run"]), socket.socket() as client:
+            client.connect((listener.address, listener.port))
+            receiver.await_requests(1)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "exit_code", "words"),
+    [
+        # Podman's default profile: before 5.2 it refuses bpf(), since then perf_event_open().
+        pytest.param([PROFILE], 77, "bpf and perf_event_open", id="profile"),
+        pytest.param([TRACEFS], 78, "-v /sys/kernel/tracing:/sys/kernel/tracing:ro", id="tracefs"),
+        pytest.param(CAPABILITIES, 77, "CAP_BPF and CAP_PERFMON missing", id="capabilities"),
+        pytest.param(CAPABILITIES[:1], 77, "CAP_BPF missing", id="bpf"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(
+    image: str, container: list[str], options: list[str], left_out: list[str], exit_code: int, words: str
+) -> None:
+    command = [*container, *without(options, *left_out), image]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (exit_code, ""), ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("otel-connect: ")
+    assert words in line
+
+
+def test_what_the_image_says_of_itself(image: str) -> None:
+    (described,) = json.loads(podman("image", "inspect", image).stdout)
+    configuration: dict[str, Any] = described["Config"]
+    assert configuration["Entrypoint"] == ["otel-connect"]
+    assert configuration["Cmd"] == ["run"]
+    assert configuration["StopSignal"] == "SIGTERM"
+    assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_the_image_holds_nothing_that_only_builds(image: str, container: list[str], options: list[str]) -> None:
+    script = (
+        "otel-connect version; command -v pip pip3 cc gcc clang ld;"
+        " ls -A /root /var/lib/apt/lists /var/cache/apt /src /opt/pip /etc/pip.conf;"
+        " /opt/otel-connect/bin/python -c 'import hatchling'"
+    )
+    command = [*container, *options, "--entrypoint=sh", image, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    version, *found = ended.stdout.split("\n")
+    assert version.startswith(f"otel-connect {__version__} ")
+    found = [line for line in found if line and not line.endswith(":")]
+    assert found == [".bashrc", ".profile"]
+    assert "No module named 'hatchling'" in ended.stderr
