@@ -1,0 +1,102 @@
+"""The agent's two ends without a kernel and without a backend."""
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event
+
+from otel_connect.capture.kernel import Drained
+from otel_connect.capture.layout import ClockOffsets, decode_event, ring_records
+from otel_connect.enrich.processes import Processes
+from otel_connect.export.ledger import Account, Ledger
+from otel_connect.model import Attempt, Balance, ConnectEvent, KernelCounters, Request, Signal
+from tests.bench.records import READING
+
+CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_000_000_000_000)
+
+
+def fake_processes() -> Processes:
+    """Name processes without asking the host."""
+    return Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096)
+
+
+class Recorded:
+    """A source that gives readings of a ring, one at each drain, and stops the agent after the last."""
+
+    hooks = ("recorded",)
+
+    def __init__(self, rings: Sequence[bytes], stop: Event) -> None:
+        self._rings = list(reversed(rings))
+        self._records = len(rings) * READING
+        self._stop = stop
+
+    def drain(self) -> Drained:
+        """Decode the next reading, as the kernel's source does."""
+        if not self._rings:
+            self._stop.set()
+            return Drained([], 0, more=False)
+        ring = self._rings.pop()
+        records = ring_records(ring, -1, 0, len(ring), len(ring)).records
+        return Drained([decode_event(record, CLOCK) for record in records], 0, more=False)
+
+    def counters(self) -> KernelCounters:
+        """Count what the readings hold."""
+        return KernelCounters(self._records, self._records, 0, 0, 0, 0, 0)
+
+    def in_progress(self) -> int:
+        """Nothing is in progress."""
+        return 0
+
+    def missed(self) -> int:
+        """Nothing was missed."""
+        return 0
+
+    def refresh_clock(self) -> None:
+        """Leave the clock as it is."""
+
+    def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:  # noqa: ARG002 - the source's interface
+        """Nothing is stale."""
+        return []
+
+    def take_in_progress(self) -> list[ConnectEvent]:
+        """Nothing is in progress."""
+        return []
+
+    def detach(self) -> None:
+        """Nothing is attached."""
+
+
+class Discard:
+    """A sink that counts requests and throws them away."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+        self.log_bytes = 0
+
+    def put(self, request: Request) -> None:
+        """Count a request."""
+        self._ledger.accept(request.signal, request.records)
+        self._ledger.export(request.signal, request.records)
+        self.log_bytes += len(request.body) if request.signal is Signal.LOGS else 0
+
+    def accounts(self) -> Mapping[Signal, Account]:
+        """Say what was counted."""
+        return self._ledger.snapshot()
+
+    def close(self, timeout_s: float) -> None:
+        """Nothing waits here."""
+
+
+class Keep:
+    """An output that keeps the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[Attempt]] = []
+
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        """Keep a batch."""
+        self.batches.append(attempts)
+
+    def tick(self, balance: Callable[[], Balance]) -> None:
+        """Nothing waits here."""
+
+    def close(self, balance: Balance) -> None:
+        """Nothing waits here."""
