@@ -133,7 +133,8 @@ _CLIENT_SIDE = (
     (re.compile(r"No status received|Data frame with END_STREAM"), Action.RETRY_UNHEALTHY),
     # It is the answer that was too large; the request may well be stored, so splitting it is no help.
     (re.compile(r"CLIENT: Received message larger than max"), Action.RETRY_UNHEALTHY),
-    (re.compile(r"handshake failed"), Action.RETRY_UNHEALTHY),
+    # The second is a certificate that is good, but another host's.
+    (re.compile(r"handshake failed|verification check failed", re.IGNORECASE), Action.RETRY_UNHEALTHY),
     # The stream broke down: a reset, or frames that are no HTTP/2.
     (re.compile(r"^Stream removed \("), Action.RETRY),
 )
