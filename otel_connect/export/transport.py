@@ -28,6 +28,7 @@ from otel_connect.export.answer import (
     printable,
 )
 from otel_connect.export.endpoint import Endpoint
+from otel_connect.export.exchange import PunctualAdapter
 from otel_connect.model import Signal
 
 USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
@@ -89,13 +90,15 @@ def _file_problem(what: str, place: str, error: OSError) -> str:
 class HttpTransport:
     """OTLP over HTTP, with the proxies of the environment as requests takes them.
 
-    The timeout bounds connecting and waiting for the answer together, then the reading of its body once
-    more. Redirects are not followed: that would carry the credentials to whoever the answer names.
+    The timeout bounds the whole exchange, from connecting to the last byte of the answer. Redirects are not
+    followed: that would carry the credentials to whoever the answer names.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, PunctualAdapter())
         # Without this, requests replaces the configured Authorization by an entry of ~/.netrc.
         self._session.auth = lambda request: request
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -141,11 +144,11 @@ class HttpTransport:
             allow_redirects=False,
             stream=True,
         ) as response:
-            content = _read(response, time.monotonic() + endpoint.timeout_s)
+            content = _read(response)
             return from_http(endpoint.signal, response.status_code, response.headers, content, time.time())
 
 
-def _read(response: requests.Response, deadline: float) -> bytes | None:
+def _read(response: requests.Response) -> bytes | None:
     """Read the body; ``None`` when it is too large or badly encoded. Late or broken: as requests raises.
 
     After an error status the body only explains, so it may be missing; after a success it decides.
@@ -158,8 +161,6 @@ def _read(response: requests.Response, deadline: float) -> bytes | None:
             size += len(chunk)
             if size > LONGEST_ANSWER:
                 return None
-            if time.monotonic() > deadline:
-                raise requests.exceptions.ReadTimeout("the answer came too slowly")
     except requests.exceptions.ContentDecodingError:
         return None
     except requests.exceptions.RequestException:

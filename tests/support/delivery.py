@@ -74,10 +74,10 @@ class Watched:
         self._inner.close()
 
     def await_answers(self, count: int) -> Answer:
-        """Wait for so many answers in all; when the n-th is there, n - 1 have been acted on."""
+        """Wait for so many answers in all, and give that one; when the n-th is there, n - 1 have been acted on."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.answers) >= count, 10), self.answers
-            return self.answers[-1]
+            return self.answers[count - 1]
 
 
 class Bench:
@@ -100,6 +100,9 @@ class Bench:
     def await_answers(self, count: int) -> Answer:
         return self.watched[Signal.LOGS].await_answers(count)
 
+    def answers(self, signal: Signal = Signal.LOGS) -> list[Answer]:
+        return list(self.watched[signal].answers)
+
     def state(self) -> State:
         return self.exporter.health()[Signal.LOGS].state
 
@@ -117,8 +120,10 @@ def configured(receiver: Receiver, protocol: Protocol, **options: object) -> Exp
     return ExportConfig.model_validate({"endpoint": receiver.endpoint, "protocol": protocol, **options})
 
 
-def receive(protocol: Protocol, script: Iterable[Reply] = (), tls: ServerTls | None = None) -> Receiver:
-    return (HttpReceiver if protocol is HTTP else GrpcReceiver)(script, tls=tls)
+def receive(
+    protocol: Protocol, script: Iterable[Reply] = (), tls: ServerTls | None = None, port: int = 0
+) -> HttpReceiver | GrpcReceiver:
+    return (HttpReceiver if protocol is HTTP else GrpcReceiver)(script, tls=tls, port=port)
 
 
 def grpc_error(code: grpc.StatusCode, retry_after_s: float | None = None) -> Reply:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,6 +59,10 @@ class Reply:
     delay_s: float = 0.0
     raw: bytes | None = None
     """HTTP: written instead of a response, then the connection is closed; ``b""`` just cuts it."""
+    trickle_s: float = 0.0
+    """HTTP: the pause after each byte of ``raw``."""
+    unread: bool = False
+    """HTTP: given before the body of the request is read, which then never is."""
 
 
 SUCCESS = Reply()
@@ -143,13 +147,26 @@ class Receiver:
         self._closing.set()
 
     def _take(self, signal: Signal, body: bytes, metadata: Mapping[str, str]) -> Reply:
-        ids = tuple(_record_ids(signal, body))
-        with self._changed:
-            reply = next(self._script, SUCCESS)
-            self._requests.append(Received(signal, body, metadata, reply, ids))
-            self._changed.notify_all()
-        self._closing.wait(reply.delay_s)
+        reply = self._next()
+        self._keep(Received(signal, body, metadata, reply, tuple(_record_ids(signal, body))))
         return reply
+
+    def _next(self) -> Reply:
+        with self._changed:
+            return next(self._script, SUCCESS)
+
+    def _keep(self, request: Received) -> None:
+        with self._changed:
+            self._requests.append(request)
+            self._changed.notify_all()
+        self._closing.wait(request.reply.delay_s)
+
+    def _trickle(self, content: bytes, pause_s: float, write: Callable[[bytes], object]) -> None:
+        """Write byte by byte, until somebody has had enough."""
+        for byte in content:
+            write(bytes([byte]))
+            if self._closing.wait(pause_s):
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -215,23 +232,33 @@ class _HttpHandler(BaseHTTPRequestHandler):
     server: _HttpServer
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
         if self.path not in _PATHS:
+            self._read_body()
             self._respond(Reply(status=404))
             return
+        signal, receiver = _PATHS[self.path], self.server.receiver
+        reply = receiver._next()
+        body = b"" if reply.unread else self._read_body()
         metadata = {name.lower(): value for name, value in self.headers.items()}
-        self._respond(self.server.receiver._take(_PATHS[self.path], body, metadata))
+        receiver._keep(Received(signal, body, metadata, reply, tuple(_record_ids(signal, body))))
+        self._respond(reply)
+
+    def _read_body(self) -> bytes:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        return gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
 
     def do_GET(self) -> None:  # only a client that follows redirects gets here
         self.server.receiver._take(Signal.LOGS, b"", {"unexpected": "GET"})
         self._respond(SUCCESS)
 
     def _respond(self, reply: Reply) -> None:
+        self.close_connection |= reply.unread
         if reply.raw is not None:
-            self.wfile.write(reply.raw)
             self.close_connection = True
+            if reply.trickle_s:
+                self.server.receiver._trickle(reply.raw, reply.trickle_s, self.wfile.write)
+            else:
+                self.wfile.write(reply.raw)
             return
         self.send_response(reply.status)
         for name, value in reply.headers.items():
@@ -313,9 +340,13 @@ class Frame(NamedTuple):
     kind: int
     flags: int
     payload: bytes
+    after_s: float = 0.0
+    """The pause before it."""
 
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+HANG_UP = Frame(PING, 0, b"good bye")
+"""As the last frame: the connection is cut after it."""
 _END_STREAM, _END_HEADERS = 1, 4
 _ON_CONNECTION = {SETTINGS, PING, GOAWAY}
 
@@ -394,8 +425,9 @@ class WireReceiver(Receiver):
         frames = next(self._frames, _GRPC_SUCCESS)
         self._take(Signal.LOGS, message[5:], {})
         for frame in frames:
+            self._closing.wait(frame.after_s)
             _send(connection, frame, stream)
-        return bool(frames)
+        return bool(frames) and frames[-1] != HANG_UP
 
 
 def _send(connection: socket.socket, frame: Frame, stream: int) -> None:
@@ -429,6 +461,7 @@ class Certificates(NamedTuple):
     """PEM files for one test authority; the server's are for 127.0.0.1 and localhost."""
 
     authority: Path
+    authority_key: Path
     server: Path
     server_key: Path
     client: Path
@@ -444,7 +477,19 @@ def make_certificates(directory: Path) -> Certificates:
     stranger, _ = _certificate(directory, "stranger", "basicConstraints=critical,CA:TRUE")
     server = _certificate(directory, "server", name, authority, authority_key)
     client = _certificate(directory, "client", "extendedKeyUsage=clientAuth", authority, authority_key)
-    return Certificates(authority, *server, *client, stranger)
+    return Certificates(authority, authority_key, *server, *client, stranger)
+
+
+def signed_certificate(certificates: Certificates, directory: Path, *, names: str, days: int) -> ServerTls:
+    """Have the authority sign another server's certificate; with negative ``days`` it has expired."""
+    certificate, key, asked = (directory / f"other.{kind}" for kind in ("pem", "key", "csr"))
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    ask = ["openssl", "req", "-new", *curve, "-subj", "/CN=other", "-addext", f"subjectAltName={names}"]
+    subprocess.run([*ask, "-out", asked, "-keyout", key], check=True, capture_output=True)
+    sign = ["openssl", "x509", "-req", "-copy_extensions", "copy", "-days", str(days)]
+    signer: list[str | Path] = ["-CA", certificates.authority, "-CAkey", certificates.authority_key]
+    subprocess.run([*sign, *signer, "-in", asked, "-out", certificate], check=True, capture_output=True)
+    return ServerTls(certificate, key)
 
 
 def _certificate(directory: Path, name: str, extension: str, *authority: Path) -> tuple[Path, Path]:

@@ -1,0 +1,92 @@
+"""HTTP exchanges that end in time, with answers that are whole.
+
+Two habits of the standard library's HTTP client would cost us dearly. Its timeout begins anew with every
+byte, so an answer that trickles in holds the caller for as long as it likes. And an answer that is cut within
+its headers passes for a complete one: a dying proxy's ``200 OK`` with nothing behind it would be a success.
+Here one deadline holds for the whole answer, and the end of the connection within the headers is an error.
+"""
+
+import io
+import socket
+import time
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+
+import requests.adapters
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class PunctualAdapter(requests.adapters.HTTPAdapter):
+    """The transport of a ``requests`` session, in which the total timeout is one, also through proxies."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make the pools for direct connections."""
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> urllib3.PoolManager:
+        """Make the pools for connections by a proxy."""
+        manager: urllib3.PoolManager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class _Punctual(io.RawIOBase):
+    """The receiving side of a connection, until a time; the time left is the timeout the socket has now."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rb", buffering=0)
+        timeout_s = connection.gettimeout()
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is not None:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the answer came too slowly")
+            self._connection.settimeout(left_s)
+        size = self._stream.readinto(buffer)
+        self.ended = size == 0
+        return size
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self._incoming = _Punctual(sock)
+        self.fp = io.BufferedReader(self._incoming)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._incoming.ended:
+            raise HTTPException("the answer was cut in its headers")
+
+
+class _Connection(HTTPConnection):
+    response_class = _Answer
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Answer
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+_POOLS = {"http": _Pool, "https": _SecurePool}
