@@ -19,7 +19,7 @@ import click
 
 from otel_connect import __version__
 from otel_connect.config import Configuration, Layer, Output, Protocol, build, file_layer
-from otel_connect.environment import environment_layer
+from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError, OtelConnectError
 from otel_connect.export.endpoint import resolve
 
@@ -108,7 +108,7 @@ def _refuse(message: str, exit_code: int) -> NoReturn:
 def _configuration(file: Path | None, flags: Mapping[str, str | None]) -> Configuration:
     """Build the configuration from all layers, and refuse endpoints that cannot be used."""
     layers = [] if file is None else [file_layer(file)]
-    configuration = build([*layers, environment_layer(os.environ), _flag_layer(flags)])
+    configuration = build([state_layer(os.environ), *layers, environment_layer(os.environ), _flag_layer(flags)])
     resolve(configuration.export)
     return configuration
 

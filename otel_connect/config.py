@@ -126,10 +126,23 @@ class ExportConfig(_Section):
     """How long attempts wait to share a request."""
     metric_interval_ms: Annotated[int, Field(ge=100)] = 60_000
     """OTEL_METRIC_EXPORT_INTERVAL."""
+    spool_directory: str = "/var/lib/otel-connect/spool"
+    """Where requests wait for the backend, durably; empty: in memory only."""
+    spool_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
+    """Serialized requests that may wait on disk, all signals together; beyond it the oldest are dropped."""
     queue_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
-    """Serialized requests that may wait for the backend, per signal; beyond it the oldest are dropped."""
+    """The same in memory: without a directory, or while the disk cannot be written."""
+    concurrency: Annotated[int, Field(ge=1, le=32)] = 1
+    """Requests of one signal that may be under way at one time."""
     request_bytes: Annotated[int, Field(ge=1 << 12)] = 3 << 20
     """The largest request made; collectors refuse 4 MiB by gRPC."""
+
+    @field_validator("spool_directory")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value and not (value.startswith("/") and value.isprintable()):
+            raise ValueError("must be an absolute path, or empty for memory only")
+        return value
 
 
 class Configuration(_Section):

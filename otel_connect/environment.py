@@ -45,6 +45,14 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return Layer(values, origins, problems)
 
 
+def state_layer(environ: Mapping[str, str]) -> Layer:
+    """Take the state directory of a systemd unit (``STATE_DIRECTORY``), below which the spool lies by default."""
+    directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if not directory:
+        return Layer({}, {})
+    return Layer({"export.spool_directory": f"{directory}/spool"}, {"export.spool_directory": "STATE_DIRECTORY"})
+
+
 def _protocol(text: str) -> str:
     if text.lower() == "http/json":
         raise ValueError("http/json is not supported; use http/protobuf or grpc")

@@ -4,6 +4,7 @@
 
     OtelConnectError            70  a fault of the agent itself
     ├── ConfigError              2  the operator: an option, a file or a variable is wrong
+    │   └── SpoolInUseError      2  the operator: another process holds the spool directory
     ├── ProbeError              78  the kernel or its bindings: something the capture needs is absent
     │   └── NotPermittedError   77  the operator: a privilege is missing
     └── ExportError             70  the backend, or the way to it
@@ -29,6 +30,10 @@ class ConfigError(OtelConnectError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+class SpoolInUseError(ConfigError):
+    """Another process holds the spool directory; a caller that may choose takes another one."""
 
 
 class ProbeError(OtelConnectError):

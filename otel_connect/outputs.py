@@ -130,9 +130,9 @@ class Telemetry:
         self._flush()
         self._collect(balance)
         self._sink.close(_FLUSH_ON_CLOSE_S)
-        snapshot = self._snapshot()
+        snapshot, accounts = self._snapshot(), self._sink.accounts()
         for signal in _PER_ATTEMPT:
-            _log.info("%s", _ledger_line(snapshot, signal))
+            _log.info("%s", _ledger_line(snapshot, signal, accounts[signal].recovered))
         if snapshot.probe_missed:
             _log.info("probes skipped by the kernel at most %d times: see docs/operations.md", snapshot.probe_missed)
 
@@ -183,12 +183,14 @@ class Telemetry:
         )
 
 
-def _ledger_line(snapshot: SelfSnapshot, signal: Signal) -> str:
+def _ledger_line(snapshot: SelfSnapshot, signal: Signal, recovered: int) -> str:
     reasons = {reason: count for (of, reason), count in snapshot.dropped.items() if of is signal}
     detail = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    difference = snapshot.seen - snapshot.exported[signal] - snapshot.queued[signal] - sum(reasons.values())
+    known = snapshot.exported[signal] + snapshot.queued[signal] + sum(reasons.values())
+    difference = snapshot.seen + recovered - known
     line = (
-        f"{signal}: seen {snapshot.seen} = exported {snapshot.exported[signal]}"
+        f"{signal}: seen {snapshot.seen}{f' + recovered {recovered}' if recovered else ''}"
+        f" = exported {snapshot.exported[signal]}"
         f" + queued {snapshot.queued[signal]} + dropped {sum(reasons.values())}"
     )
     line += f" ({detail})" if detail else ""

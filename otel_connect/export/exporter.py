@@ -1,25 +1,37 @@
 """The room's front door: requests in, OTLP out, every record accounted for."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Context
+from functools import partial
+from pathlib import Path
 from random import random as system_random
 
 from otel_connect.config import ExportConfig
 from otel_connect.errors import ConfigError
+from otel_connect.export.age import Ages
+from otel_connect.export.dead_letters import DeadLetters
+from otel_connect.export.delay import DelayHistogram, Delays
 from otel_connect.export.endpoint import Endpoint, resolve
 from otel_connect.export.ledger import Account, Ledger, Reason
-from otel_connect.export.pending import Pending
-from otel_connect.export.sender import DEFAULT_BACKOFF, Backoff, Health, Sender
+from otel_connect.export.recovery import open_disk
+from otel_connect.export.sender import DEFAULT_BACKOFF, Backoff, Health, Route, Sender, Tools
 from otel_connect.export.split import fit
-from otel_connect.export.transport import Transport, file_problems, open_transport
+from otel_connect.export.spool import Limits, Spool, SpoolState
+from otel_connect.export.store import Opened
+from otel_connect.export.transport import Transport, open_transport
 from otel_connect.model import Request, Signal
+
+_log = logging.getLogger(__name__)
 
 
 class OtlpExporter:
-    """Delivers requests to the configured endpoints, at least once as long as the process lives.
+    """Delivers requests to the configured endpoints, at least once from the moment ``put`` returns.
 
-    Starts one daemon thread for each signal; nothing is connected before the first request. Raises
-    ConfigError with every problem of the endpoints, also when none is configured.
+    Opens the spool and starts the sending threads; nothing is connected before the first request. Raises
+    ConfigError with every problem of the endpoints, also when none is configured, and SpoolInUseError when
+    another process holds the spool directory. The threads run in copies of ``context``.
     """
 
     def __init__(
@@ -28,44 +40,51 @@ class OtlpExporter:
         *,
         backoff: Backoff = DEFAULT_BACKOFF,
         clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
         random: Callable[[], float] = system_random,
         opener: Callable[[Endpoint], Transport] = open_transport,
+        disk: Callable[[Path], Opened] = open_disk,
+        look_every_s: float = 10.0,
+        context: Context | None = None,
     ) -> None:
-        endpoints = resolve(config)
-        if not endpoints:
-            raise ConfigError(["export.endpoint: is not set; set OTEL_EXPORTER_OTLP_ENDPOINT"])
-        if problems := [problem for endpoint in endpoints.values() for problem in file_problems(endpoint)]:
-            raise ConfigError(list(dict.fromkeys(problems)))
-        self.ledger = Ledger()
+        self._opener = opener
         self._clock = clock
-        # Half of the queue, so that the request on its way and one that comes in always have room.
-        self._request_bytes = min(config.request_bytes, config.queue_bytes // 2)
-        self._senders = {
-            signal: Sender(
-                signal,
-                opener(endpoint),
-                Pending(config.queue_bytes, clock),
+        self._config = config
+        routes = self._routes(config)
+        self.ledger = Ledger()
+        self._delays = DelayHistogram()
+        directory = Path(config.spool_directory) if config.spool_directory else None
+        try:
+            self._spool = Spool(
                 self.ledger,
-                place=endpoint.url,
-                backoff=backoff,
+                _limits(config),
+                None if directory is None else partial(disk, directory),
+                ages=Ages(clock, wall_ns),
                 clock=clock,
-                random=random,
+                look_every_s=look_every_s,
             )
-            for signal, endpoint in endpoints.items()
-        }
+        except BaseException:
+            _hang_up(routes)
+            raise
+        letters = None if directory is None else DeadLetters(directory)
+        tools = Tools(self._spool, self._delays, letters, backoff, clock, random, context or Context())
+        self._request_bytes = _request_bytes(config)
+        self._senders = {signal: Sender(signal, route, tools) for signal, route in routes.items()}
 
     def put(self, request: Request) -> None:
-        """Queue a request; never waits for the backend and never raises for want of room.
+        """Take a request: it is on the medium when this returns, or in memory while the disk is in trouble.
 
-        What is larger than ``request_bytes`` is split first, and a single record that still is, dropped
-        as too large.
+        Never waits for the backend, and never raises for want of room. What is larger than
+        ``request_bytes`` is split first, and a single record that still is, dropped as too large.
         """
         for part in fit(request, self._request_bytes):
             if len(part.body) > self._request_bytes:
                 self.ledger.accept(part.signal, part.records)
                 self.ledger.drop(part.signal, Reason.TOO_LARGE, part.records)
-            else:
-                self._senders[part.signal].put(part)
+                self._senders[part.signal].say_lost(Reason.TOO_LARGE, part.records)
+                continue
+            for loss in self._spool.put(part):
+                self._senders[loss.signal].say_lost(loss.reason, loss.records)
 
     def accounts(self) -> Mapping[Signal, Account]:
         """Say where the records of each signal are."""
@@ -75,10 +94,75 @@ class OtlpExporter:
         """Tell for each signal how delivery is going."""
         return {signal: sender.health for signal, sender in self._senders.items()}
 
+    def spool_state(self) -> SpoolState:
+        """Say what waits, for how long, and whether the disk is in trouble."""
+        return self._spool.state()
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        """Tell how long the records that arrived had waited; the boundaries are ``delay.BOUNDARIES_S``."""
+        return self._delays.snapshot()
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        """Use other endpoints, headers, timeouts, sizes and limits from the next request on; nothing is lost.
+
+        Raises ConfigError, and changes nothing, when the configuration cannot be used; the spool's
+        directory cannot be changed.
+        """
+        if config.spool_directory != self._config.spool_directory:
+            raise ConfigError(["export.spool_directory: cannot be changed while the agent runs; restart it"])
+        routes = self._routes(config)
+        self._config = config
+        self._request_bytes = _request_bytes(config)
+        self._spool.limit(_limits(config))
+        for signal, route in routes.items():
+            self._senders[signal].redirect(route)
+
     def close(self, timeout_s: float) -> None:
-        """Send what is queued until the time is up; the rest is counted as lost by shutdown."""
+        """Send what waits until the time is up; the rest stays on disk, or is counted as lost by shutdown."""
         deadline = self._clock() + timeout_s
         for sender in self._senders.values():
             sender.finish(deadline)
         for sender in self._senders.values():
-            sender.close(deadline)
+            sender.join(deadline)
+        lost = self._spool.close()
+        for sender in self._senders.values():
+            sender.hang_up()
+        if any(lost.values()):
+            _log.warning("dropped %d records (shutdown): they waited in memory, not on a disk", sum(lost.values()))
+        if left := sum(account.queued for account in self.ledger.snapshot().values()):
+            _log.info("%d records stay in the spool and are sent at the next start", left)
+
+    def _routes(self, config: ExportConfig) -> dict[Signal, Route]:
+        """Open a way for each signal; raises ConfigError with every problem."""
+        endpoints = resolve(config)
+        if not endpoints:
+            raise ConfigError(["export.endpoint: is not set; set OTEL_EXPORTER_OTLP_ENDPOINT"])
+        routes: dict[Signal, Route] = {}
+        problems: list[str] = []
+        for signal, endpoint in endpoints.items():
+            transports: list[Transport] = []
+            try:
+                transports += (self._opener(endpoint) for _ in range(config.concurrency))
+            except ConfigError as error:
+                problems += error.problems
+            routes[signal] = Route(endpoint.url, transports, _request_bytes(config))
+        if problems:
+            _hang_up(routes)
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return routes
+
+
+def _hang_up(routes: Mapping[Signal, Route]) -> None:
+    for route in routes.values():
+        for transport in route.transports:
+            transport.close()
+
+
+def _limits(config: ExportConfig) -> Limits:
+    return Limits(config.spool_bytes, config.queue_bytes)
+
+
+def _request_bytes(config: ExportConfig) -> int:
+    """Half of what may wait, so that a request on its way and one that comes in always have room."""
+    smallest = min(config.queue_bytes, config.spool_bytes) if config.spool_directory else config.queue_bytes
+    return min(config.request_bytes, smallest // 2)

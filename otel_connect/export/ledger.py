@@ -1,4 +1,4 @@
-"""What became of every record: ``accepted = exported + queued + Σ dropped{reason}``, to the unit.
+"""What became of every record: ``accepted + recovered = exported + queued + Σ dropped{reason}``, to the unit.
 
 Every change moves records from one column to another in a single step under one lock, so the identity
 holds in every snapshot, also one that is taken in the middle of a storm.
@@ -42,11 +42,13 @@ class Account(NamedTuple):
     queued: int
     dropped: Mapping[Reason, int]
     """Only the reasons that occurred."""
+    recovered: int = 0
+    """Found in the spool, where an earlier run had left them."""
 
     @property
     def difference(self) -> int:
         """Records without an explanation; anything but 0 is a fault of the agent."""
-        return self.accepted - self.exported - self.queued - sum(self.dropped.values())
+        return self.accepted + self.recovered - self.exported - self.queued - sum(self.dropped.values())
 
 
 class Ledger:
@@ -55,6 +57,7 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accepted: Counter[Signal] = Counter()
+        self._recovered: Counter[Signal] = Counter()
         self._exported: Counter[Signal] = Counter()
         self._queued: Counter[Signal] = Counter()
         self._dropped: dict[Signal, Counter[Reason]] = {signal: Counter() for signal in Signal}
@@ -63,6 +66,12 @@ class Ledger:
         """Enter records that came in and wait."""
         with self._lock:
             self._accepted[signal] += records
+            self._queued[signal] += records
+
+    def recover(self, signal: Signal, records: int) -> None:
+        """Enter records of an earlier run, which wait."""
+        with self._lock:
+            self._recovered[signal] += records
             self._queued[signal] += records
 
     def export(self, signal: Signal, records: int) -> None:
@@ -88,6 +97,7 @@ class Ledger:
                     self._exported[signal],
                     self._queued[signal],
                     MappingProxyType(dict(self._dropped[signal])),
+                    self._recovered[signal],
                 )
                 for signal in Signal
             }

@@ -1,27 +1,34 @@
-"""One signal's way out: a thread that takes the oldest request, sends it, and acts on the answer.
+"""One signal's way out: threads that lease the oldest batches, send them as one request, and act on the answer.
 
-A request leaves the queue in one of three ways: delivered, dropped for a reason, or replaced by its
-halves. Until then it is tried again, with growing pauses and without an end but its age: records that
-wait for a day are dropped as expired. Only whoever takes an entry out of the queue counts it, so that a
-late answer after ``close`` cannot count anything twice.
+OTLP requests are lists, so that several of them, joined byte for byte, are one. A batch leaves the spool in
+one of three ways: delivered, dropped for a reason, or replaced by its halves. Until then it is tried again,
+with growing pauses and without an end but its age: records that wait for a day are dropped as expired.
+
+What a backend refuses as a whole, too large or never to be taken, is sent again batch by batch: one bad
+batch costs no neighbour.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from enum import StrEnum
 from typing import NamedTuple
 
-from otel_connect.export.answer import Action, Answer
-from otel_connect.export.ledger import Ledger, Reason
-from otel_connect.export.pending import Entry, Pending
+from otel_connect.export.answer import Action, Answer, printable
+from otel_connect.export.dead_letters import DeadLetters
+from otel_connect.export.delay import DelayHistogram
+from otel_connect.export.ledger import Reason
 from otel_connect.export.split import halve
+from otel_connect.export.spool import Spool
+from otel_connect.export.store import Batch
 from otel_connect.export.transport import Transport
-from otel_connect.model import Request, Signal
+from otel_connect.model import Signal
 
 _log = logging.getLogger(__name__)
 
 _NOTICE_EVERY_S = 60.0
+_GROW_AFTER = 64
 
 
 class Backoff(NamedTuple):
@@ -68,118 +75,208 @@ class Health(NamedTuple):
     """When the state began, in the seconds of the clock that was passed in (monotonic)."""
 
 
+class Route(NamedTuple):
+    """Where a signal goes now."""
+
+    place: str
+    """The endpoint as it is named in log lines."""
+    transports: Sequence[Transport]
+    """As many requests may be under way."""
+    request_bytes: int
+    """The largest request that is made of several batches."""
+
+
+class Tools(NamedTuple):
+    """What the senders of all signals share; ``clock`` gives monotonic seconds, ``random`` numbers in [0, 1)."""
+
+    spool: Spool
+    delays: DelayHistogram
+    dead_letters: DeadLetters | None
+    backoff: Backoff
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    context: Context
+    """What the threads run in copies of."""
+
+
 class Sender:
     """Delivers one signal.
 
-    ``place`` names the endpoint in log lines; ``clock`` gives monotonic seconds, ``random`` numbers in
-    [0, 1). The thread starts at once and is a daemon: a hanging backend never keeps the process alive.
+    The threads start at once and are daemons: a hanging backend never keeps the process alive.
     """
 
-    def __init__(
-        self,
-        signal: Signal,
-        transport: Transport,
-        pending: Pending,
-        ledger: Ledger,
-        *,
-        place: str,
-        backoff: Backoff,
-        clock: Callable[[], float],
-        random: Callable[[], float],
-    ) -> None:
+    def __init__(self, signal: Signal, route: Route, tools: Tools) -> None:
         self._signal = signal
-        self._transport = transport
-        self._pending = pending
-        self._ledger = ledger
-        self._place = place
-        self._backoff = backoff
-        self._clock = clock
-        self._random = random
-        self._health = Health(State.DELIVERING, "", clock())
+        self._tools = tools
+        self._spool, self._backoff, self._clock = tools.spool, tools.backoff, tools.clock
+        self._health = Health(State.DELIVERING, "", tools.clock())
         self._failures = 0
         self._noticed: dict[str, float] = {}
-        self._stopping = threading.Condition()
+        # Guards everything above and below; its owner may take the lock of the spool, never the reverse.
+        self._changed = threading.Condition()
+        self._route = route
+        self._fitting = _Fitting(route.request_bytes)
+        self._sending: set[int] = set()
+        self._threads: dict[int, threading.Thread] = {}
+        self._trying = False
         self._deadline: float | None = None
-        self._hurried = False
-        self._thread = threading.Thread(target=self._run, name=f"export-{signal}", daemon=True)
-        self._thread.start()
+        self._hurried = self._gave_up = False
+        with self._changed:
+            self._start_threads()
 
     @property
     def health(self) -> Health:
         """How delivery is going."""
-        if not self._thread.is_alive() and self._deadline is None:
-            return Health(State.UNHEALTHY, "the sending thread ended by a fault of the agent", self._health.since_s)
         return self._health
 
-    def put(self, request: Request) -> None:
-        """Queue a request; counts what has to go for it. After ``close`` that is the request itself."""
-        self._ledger.accept(self._signal, request.records)
-        for dropped in self._pending.put(request):
-            reason = Reason.SHUTDOWN if self._pending.closed else Reason.QUEUE_FULL
-            self._lose(reason, dropped.records, "the backend does not keep up")
+    def say_lost(self, reason: Reason, records: int) -> None:
+        """Say that records of this signal were dropped before they could be sent."""
+        self._notice_lost(reason, records, "the backend does not keep up")
+
+    def redirect(self, route: Route) -> None:
+        """Send what comes next another way; a request that is under way ends on the old one."""
+        with self._changed:
+            old, self._route = self._route, route
+            idle = [one for index, one in enumerate(old.transports) if index not in self._sending]
+            self._fitting = _Fitting(route.request_bytes)
+            self._failures = 0
+            self._start_threads()
+            self._changed.notify_all()
+        for transport in idle:
+            transport.close()
 
     def finish(self, deadline: float) -> None:
         """Begin to stop: a pause is cut short, and no try begins that could not begin before the deadline."""
-        with self._stopping:
+        with self._changed:
             self._deadline = deadline
-            self._stopping.notify_all()
-        self._pending.finish()
+            self._changed.notify_all()
+        self._spool.finish(self._signal)
 
-    def close(self, deadline: float) -> None:
-        """Flush until the deadline of the clock, then count what is left as lost by shutdown."""
-        self.finish(deadline)
-        self._thread.join(max(deadline - self._clock(), 0.0))
-        left = self._pending.close()
-        self._lose(Reason.SHUTDOWN, sum(request.records for request in left), "the agent stops")
-        self._transport.close()
+    def join(self, deadline: float) -> None:
+        """Wait until everything is sent, or until the deadline of the clock."""
+        for thread in list(self._threads.values()):
+            thread.join(max(deadline - self._clock(), 0.0))
 
-    def _run(self) -> None:
-        while (entry := self._pending.lease()) is not None:
-            if self._clock() - entry.since >= self._backoff.expire_s:
-                self._drop(entry, Reason.EXPIRED, self._health.message)
-                continue
-            answer = self._transport.send(entry.request.body)
-            if self._pending.closed or not self._act(entry, answer):
+    def hang_up(self) -> None:
+        """Close the connections; a request that is under way may end as cancelled."""
+        for transport in self._route.transports:
+            transport.close()
+
+    def _start_threads(self) -> None:
+        for index in range(len(self._route.transports)):
+            if index not in self._threads:
+                run, name = self._tools.context.copy().run, f"export-{self._signal}-{index}"
+                thread = threading.Thread(target=run, args=(self._run, index), name=name, daemon=True)
+                self._threads[index] = thread
+                thread.start()
+
+    def _run(self, index: int) -> None:
+        while self._wait_for_turn(index):
+            batches = self._spool.lease(self._signal, self._fitting.now_bytes)
+            if not batches:
+                self._end_turn(gave_up=False)
+                return
+            try:
+                go_on = self._deliver(index, batches)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end delivery
+                self._spool.give_back(batches)
+                fault = f"a fault of the agent ({type(error).__name__}: {error}); please report this"
+                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)))
+            self._end_turn(gave_up=not go_on)
+            if not go_on:
                 return
 
-    def _act(self, entry: Entry, answer: Answer) -> bool:
+    def _wait_for_turn(self, index: int) -> bool:
+        """While delivery fails one thread tries for all; false when this one is not needed any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._health.state is State.DELIVERING or not self._trying or self._gave_up)
+            if self._gave_up or index >= len(self._route.transports):
+                self._threads.pop(index, None)
+                return False
+            self._trying = self._health.state is not State.DELIVERING
+            return True
+
+    def _end_turn(self, *, gave_up: bool) -> None:
+        with self._changed:
+            self._trying = False
+            self._gave_up = self._gave_up or gave_up
+            self._changed.notify_all()
+
+    def _deliver(self, index: int, batches: Sequence[Batch]) -> bool:
+        """Send what has not expired; false when there is no time left for another try."""
+        expired = [batch for batch in batches if self._spool.age_s(batch) >= self._backoff.expire_s]
+        if expired:
+            self._drop(expired, Reason.EXPIRED, self._health.message)
+            batches = [batch for batch in batches if batch not in expired]
+        if not batches:
+            return True
+        answer = self._send(index, b"".join(batch.body for batch in batches))
+        if answer is None:
+            self._spool.give_back(batches)
+            return True
+        return not self._spool.closed and self._act(batches, answer)
+
+    def _send(self, index: int, body: bytes) -> Answer | None:
+        """Send a request the way that is open now; ``None`` when this thread has none any more."""
+        with self._changed:
+            if index >= len(self._route.transports):
+                return None
+            transport = self._route.transports[index]
+            self._sending.add(index)
+        answer = transport.send(body)
+        with self._changed:
+            self._sending.discard(index)
+            left = all(transport is not one for one in self._route.transports)
+        if left:
+            transport.close()
+        return answer
+
+    def _act(self, batches: Sequence[Batch], answer: Answer) -> bool:
         """Do what the answer asks for; false when there is no time left for another try."""
-        match answer.action:
-            case Action.RETRY | Action.RETRY_UNHEALTHY:
-                self._pending.release()
-                return self._back_off(answer)
-            case Action.DELIVERED:
-                self._delivered(entry, answer)
-            case Action.SPLIT:
-                if parts := halve(entry.request):
-                    self._pending.replace(entry.key, parts)
-                else:
-                    self._drop(entry, Reason.TOO_LARGE, answer.message)
-            case Action.REJECTED:
-                self._drop(entry, Reason.REJECTED_PERMANENT, answer.message)
+        if answer.action in {Action.RETRY, Action.RETRY_UNHEALTHY}:
+            self._spool.give_back(batches)
+            return self._back_off(answer)
+        if answer.action is Action.DELIVERED:
+            self._delivered(batches, answer)
+        elif len(batches) > 1:
+            if answer.action is Action.SPLIT:
+                self._fitting.too_large(sum(len(batch.body) for batch in batches))
+            self._spool.give_back(batches, alone=True)
+        elif answer.action is Action.REJECTED:
+            self._reject(batches[0], answer)
+        elif parts := halve(batches[0].request):
+            self._spool.replace(batches[0], parts)
+        else:
+            self._drop(batches, Reason.TOO_LARGE, answer.message)
         self._failures = 0
         self._enter(State.DELIVERING, answer.message)
         return True
 
-    def _delivered(self, entry: Entry, answer: Answer) -> None:
-        if not self._pending.settle(entry.key):
+    def _delivered(self, batches: Sequence[Batch], answer: Answer) -> None:
+        delays = [(self._spool.age_s(batch), batch.head.records) for batch in batches]
+        if not self._spool.delivered(batches, answer.rejected):
             return
-        rejected = min(answer.rejected, entry.request.records)
-        self._ledger.export(self._signal, entry.request.records - rejected)
-        self._lose(Reason.REJECTED_PARTIAL, rejected, answer.message)
-        if answer.message and not rejected:
-            self._notice("warning", "%s: %s warns: %s", self._signal, self._place, answer.message)
+        self._fitting.delivered()
+        for delay_s, records in delays:
+            self._tools.delays.observe(self._signal, delay_s, records)
+        if rejected := min(answer.rejected, sum(batch.head.records for batch in batches)):
+            self._notice_lost(Reason.REJECTED_PARTIAL, rejected, answer.message)
+        elif answer.message:
+            self._notice("warning", "%s: %s warns: %s", self._signal, self._route.place, answer.message)
 
-    def _drop(self, entry: Entry, reason: Reason, message: str) -> None:
-        if self._pending.settle(entry.key):
-            self._lose(reason, entry.request.records, message)
+    def _reject(self, batch: Batch, answer: Answer) -> None:
+        letters = self._tools.dead_letters
+        if letters is not None and (problem := letters.write(batch.request, answer.message)) is not None:
+            self._notice("letters", "%s: a refused request is not kept as a dead letter: %s", self._signal, problem)
+        self._drop([batch], Reason.REJECTED_PERMANENT, answer.message)
 
-    def _lose(self, reason: Reason, records: int, message: str) -> None:
-        if records:
-            self._ledger.drop(self._signal, reason, records)
-            self._notice(
-                reason, "%s: dropped %d records (%s): %s", self._signal, records, reason, message or "no reason given"
-            )
+    def _drop(self, batches: Sequence[Batch], reason: Reason, message: str) -> None:
+        if self._spool.drop(batches, reason):
+            self._notice_lost(reason, sum(batch.head.records for batch in batches), message)
+
+    def _notice_lost(self, reason: Reason, records: int, message: str) -> None:
+        text = "%s: dropped %d records (%s): %s"
+        self._notice(reason, text, self._signal, records, reason, message or "no reason given")
 
     def _notice(self, kind: str, text: str, *arguments: object) -> None:
         """Log at most once a minute for each kind; the ledger has the numbers."""
@@ -192,22 +289,22 @@ class Sender:
         self._failures += 1
         if answer.action is Action.RETRY_UNHEALTHY:
             self._enter(State.UNHEALTHY, answer.message)
-            return self._pause(self._backoff.slow_pause_s(self._random()))
+            return self._pause(self._backoff.slow_pause_s(self._tools.random()))
         self._enter(State.RETRYING, answer.message)
-        pause = self._backoff.pause_s(self._failures, self._random())
+        pause = self._backoff.pause_s(self._failures, self._tools.random())
         if answer.retry_after_s is None:
             return self._pause(pause)
         return self._pause(max(pause, answer.retry_after_s), asked_for=True)
 
     def _pause(self, seconds: float, *, asked_for: bool = False) -> bool:
-        """Wait; false when the next try would come after the deadline of ``close``.
+        """Wait, or until there is another way; false when the next try would come after the deadline.
 
-        The first pause that ``close`` meets is cut short for one last try, unless the backend asked for it.
+        The first pause that ``finish`` meets is cut short for one last try, unless the backend asked for it.
         """
         until = self._clock() + seconds
-        with self._stopping:
-            if self._left_s() is None:
-                self._stopping.wait(seconds)
+        with self._changed:
+            route = self._route
+            self._changed.wait_for(lambda: self._left_s() is not None or self._route is not route, seconds)
             if (left := self._left_s()) is None:
                 return True
             seconds = max(until - self._clock(), 0.0)
@@ -215,22 +312,42 @@ class Sender:
                 self._hurried, seconds = True, 0.0
             if seconds >= left:
                 return False
-            self._stopping.wait(seconds)
+            self._changed.wait_for(lambda: self._route is not route, seconds)
             return True
 
     def _left_s(self) -> float | None:
-        """Seconds until the deadline of ``close``; ``None`` while nobody wants to stop."""
+        """Seconds until the deadline of ``finish``; ``None`` while nobody wants to stop."""
         return None if self._deadline is None else self._deadline - self._clock()
 
     def _enter(self, state: State, message: str) -> None:
         """Remember the state; log its change in one line."""
-        before = self._health
-        now = self._clock()
-        since = before.since_s if state is before.state else now
-        self._health = Health(state, message or before.message, since)
+        with self._changed:
+            before, now, place = self._health, self._clock(), self._route.place
+            since = before.since_s if state is before.state else now
+            self._health = Health(state, message or before.message, since)
+            self._changed.notify_all()
         if state is before.state:
             return
         if state is State.DELIVERING:
-            _log.warning("%s: %s takes requests again after %.0f s", self._signal, self._place, now - before.since_s)
+            _log.warning("%s: %s takes requests again after %.0f s", self._signal, place, now - before.since_s)
         else:
-            _log.warning("%s: %s does not take requests (%s): %s", self._signal, self._place, state, message)
+            _log.warning("%s: %s does not take requests (%s): %s", self._signal, place, state, message)
+
+
+class _Fitting:
+    """How large a request of several batches may be; learns from a backend that has a limit of its own."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._since = 0
+        self.now_bytes = most_bytes
+
+    def too_large(self, size_bytes: int) -> None:
+        """Make no request of this size again, for a while."""
+        self.now_bytes, self._since = max(size_bytes // 2, 1), 0
+
+    def delivered(self) -> None:
+        """Try larger ones again after a number of requests."""
+        self._since += 1
+        if self._since >= _GROW_AFTER and self.now_bytes < self._most_bytes:
+            self.now_bytes, self._since = min(self.now_bytes * 2, self._most_bytes), 0

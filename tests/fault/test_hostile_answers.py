@@ -165,7 +165,7 @@ def test_frames_that_trickle_in_are_given_up_in_time(frames: tuple[Frame, ...]) 
         bench = Bench(configured(receiver, GRPC, timeout_ms=300))
         bench.put(logs("a"))
         assert bench.await_answers(1).action is Action.RETRY
-        assert bench.close(0.1).queued == 0
+        assert bench.close(0.1).difference == 0
 
 
 @BOTH
@@ -182,8 +182,9 @@ def test_a_connection_that_was_closed_while_idle_costs_nothing() -> None:
     closing = Reply(headers={"Connection": "close"})
     with HttpReceiver([closing, closing]) as receiver:
         bench = Bench(configured(receiver, HTTP))
-        for one in "abc":
+        for number, one in enumerate("abc", start=1):
             bench.put(logs(one))
+            bench.await_answers(number)
         account = bench.close()
     assert [one.ids for one in receiver.requests] == [("a",), ("b",), ("c",)]
     assert account.exported == 3
@@ -193,8 +194,9 @@ def test_a_backend_that_says_goaway_after_each_call_costs_nothing() -> None:
     success = (GRPC_HEADERS, MESSAGE, trailers(grpc_status="0"), Frame(GOAWAY, 0, bytes(3) + b"\1" + bytes(4)))
     with WireReceiver([(*success, HANG_UP)] * 3) as receiver:
         bench = Bench(configured(receiver, GRPC))
-        for one in "abc":
+        for number, one in enumerate("abc", start=1):
             bench.put(logs(one))
+            bench.await_answers(number)
         account = bench.close()
     assert {one.ids for one in receiver.requests} == {("a",), ("b",), ("c",)}
     assert account.exported == 3

@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +30,14 @@ class RunningAgent:
         command: Sequence[str | Path] = (COMMAND, "run"),
     ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        self._state = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=clean | dict(environment or {}),
+            env=clean | {"STATE_DIRECTORY": self._state.name} | dict(environment or {}),
         )
         self.output: list[str] = []
         self.errors: list[str] = []
@@ -107,4 +109,5 @@ class RunningAgent:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+        self._state.cleanup()
         return code

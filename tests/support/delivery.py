@@ -1,5 +1,6 @@
 """An exporter on the bench: short pauses, answers that can be awaited, and at the end the ledger's identity."""
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -80,8 +81,15 @@ class Watched:
             return self.answers[count - 1]
 
 
+MEMORY = ""
+"""In place of a spool directory."""
+
+
 class Bench:
-    """An exporter with its watched transports; every test ends in ``close``, which asserts the identity."""
+    """An exporter with its watched transports, and a spool directory of its own unless one is configured.
+
+    Every test ends in ``close``, which asserts the identity; what is left in the spool stays ``queued``.
+    """
 
     def __init__(
         self,
@@ -90,6 +98,9 @@ class Bench:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.watched: dict[Signal, Watched] = {}
+        self._directory = tempfile.TemporaryDirectory()
+        if "spool_directory" not in config.model_fields_set:
+            config = config.model_copy(update={"spool_directory": f"{self._directory.name}/spool"})
         self.exporter = OtlpExporter(config, backoff=backoff, clock=clock, opener=self._open)
         self.put = self.exporter.put
 
@@ -111,8 +122,9 @@ class Bench:
         for thread in threading.enumerate():
             if thread.name.startswith("export-"):  # left to itself at the end of the time: let it hang up
                 thread.join(10)
-        accounts = self.exporter.ledger.snapshot()
-        assert all(account.difference == 0 and account.queued == 0 for account in accounts.values())
+        self._directory.cleanup()
+        accounts = self.exporter.accounts()
+        assert all(account.difference == 0 for account in accounts.values())
         return accounts[signal]
 
 

@@ -1,0 +1,156 @@
+"""The directory of the spool: private, owned by us, locked for one process, and looked at again.
+
+Nothing in it is followed if it is a symbolic link, and nothing is used that somebody else owns: whoever
+can write here can make the agent send, delete or overwrite.
+"""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from otel_connect.errors import SpoolInUseError
+from otel_connect.export.store import StoreError
+
+LOCK = "spool.lock"
+LEAVE_FREE = 0.05
+"""The share of a file system that is left to others."""
+
+_NOTE_BYTES = 256
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Directory:
+    """A directory that this process holds until ``close``.
+
+    Made, with its parents, if it is absent. Raises SpoolInUseError when another process holds it, and
+    StoreError when it cannot be used, or must not be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = self._lock = -1
+        try:
+            self._descriptor = _open_private(path)
+            self._identity = _identity(os.fstat(self._descriptor))
+            self._lock = self._take_lock()
+        except OSError as error:
+            self.close()
+            raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
+        except (StoreError, SpoolInUseError):
+            self.close()
+            raise
+
+    def create(self, name: str) -> None:
+        """Make sure that a file exists, is a plain one of ours and private; raises StoreError."""
+        try:
+            descriptor = os.open(name, _CREATE | os.O_NONBLOCK, 0o600, dir_fd=self._descriptor)
+            try:
+                self._check_file(name, os.fstat(descriptor))
+                os.fchmod(descriptor, 0o600)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"{self.path / name}: cannot be used ({error.strerror})") from error
+
+    def check(self, name: str) -> None:
+        """Refuse a file that is there and is not a plain one of ours; raises StoreError."""
+        try:
+            self._check_file(name, os.stat(name, dir_fd=self._descriptor, follow_symlinks=False))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{self.path / name}: cannot be used ({error.strerror})") from error
+
+    def replaced(self) -> bool:
+        """Whether the path does not lead here any more."""
+        try:
+            return _identity(self.path.lstat()) != self._identity
+        except OSError:
+            return True
+
+    def spare_bytes(self, leave: float) -> int:
+        """Tell how much may be written if ``leave`` of the file system shall stay free; may be negative."""
+        try:
+            room = os.fstatvfs(self._descriptor)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be used ({error.strerror})") from error
+        return room.f_bavail * room.f_frsize - int(room.f_blocks * room.f_frsize * leave)
+
+    def note(self, text: bytes) -> None:
+        """Leave a short text in the lock file; it survives the process, and perhaps not the machine."""
+        try:
+            os.pwrite(self._lock, text.ljust(_NOTE_BYTES), 0)
+        except OSError:
+            return  # a second opinion only: what matters is in the database
+
+    def noted(self) -> bytes:
+        """Read the text; empty if there is none."""
+        try:
+            return os.pread(self._lock, _NOTE_BYTES, 0).rstrip()
+        except OSError:
+            return b""
+
+    def sync(self) -> None:
+        """Make names durable; raises StoreError."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Let it go; a child made by fork gives up nothing of its parent's."""
+        for descriptor in (self._lock, self._descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self._descriptor = -1
+
+    def _take_lock(self) -> int:
+        lock = os.open(LOCK, _CREATE, 0o600, dir_fd=self._descriptor)
+        try:
+            self._check_file(LOCK, os.fstat(lock))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            problem = f"{self.path} is in use by another process; stop it, or name another directory"
+            raise SpoolInUseError([f"export.spool_directory: {problem}"]) from None
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _check_file(self, name: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{self.path / name}: is not a plain file; remove it")
+        if status.st_uid != os.geteuid() or status.st_nlink > 1:
+            raise StoreError(f"{self.path / name}: belongs to somebody else as well; remove it")
+
+
+def _open_private(path: Path) -> int:
+    if not path.is_absolute():
+        raise StoreError(f"{path}: is not an absolute path")
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if path.is_symlink():
+            raise StoreError(f"{path}: is a symbolic link, which is not followed; name the directory itself") from None
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _make_private(path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make_private(path: Path, descriptor: int) -> None:
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        raise StoreError(f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}; change its owner")
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        os.fchmod(descriptor, 0o700)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

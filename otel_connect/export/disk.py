@@ -1,0 +1,221 @@
+"""A store on disk: one SQLite database that only this process opens.
+
+Every change is one transaction that is on the medium when it returns (write-ahead log, synchronous=FULL).
+The lock is exclusive, so that there is no shared-memory file: it would be mapped, and a mapping of a file
+that somebody truncates kills the process.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from otel_connect.export.directory import Directory
+from otel_connect.export.rows import KEY_BITS, SCHEMA, Tally, row_id, to_batch, to_columns, to_head
+from otel_connect.export.salvage import PAGE
+from otel_connect.export.store import SIGNALS, Batch, Head, StoreDamagedError, StoreError, Total, Totals
+from otel_connect.model import Signal
+
+DATABASE = "spool.db"
+WAL = f"{DATABASE}-wal"
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR}
+_READ_FAILED = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
+_PRAGMAS = (
+    f"PRAGMA page_size = {PAGE}",
+    "PRAGMA locking_mode = EXCLUSIVE",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    # A removed batch is wiped where it stood, so that a salvage does not find it again.
+    "PRAGMA secure_delete = FAST",
+    f"PRAGMA journal_size_limit = {16 << 20}",
+)
+_APPLICATION = 0x4F54_4353  # "OTCS"
+_SHRINK_PAGES = (16 << 20) // PAGE
+_DELETE = "DELETE FROM batches WHERE key = ?"
+_OLDEST = "SELECT key, records, created, length(body) FROM batches WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+_INSERT = "INSERT OR REPLACE INTO batches (key, records, created, digest, body) VALUES (?, ?, ?, ?, ?)"
+
+
+class DiskStore:
+    """Batches in the database of a directory, which the store closes in the end.
+
+    Raises StoreDamagedError when SQLite cannot read it. ``totals`` are right after ``verify``.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self._totals = Totals()
+        directory.create(DATABASE)
+        for name in (WAL, f"{DATABASE}-shm", f"{DATABASE}-journal"):
+            directory.check(name)
+        path = directory.path / DATABASE
+        with _translated(path):
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        try:
+            with _translated(path):
+                self._prepare()
+            self._identity = _identity(path)
+            self.tally = self._read_tally()
+        except OSError as error:
+            self._connection.close()
+            raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def totals(self) -> Mapping[Signal, Total]:
+        """Say how much there is."""
+        return self._totals.by_signal
+
+    def verify(self, noted: Tally) -> None:
+        """Read everything once and count it; raises StoreDamagedError when something is not as it was written.
+
+        ``noted`` is the tally from beside the database, which is never ahead of it.
+        """
+        if noted.serial > self.tally.serial:
+            raise StoreDamagedError(f"{self._path}: its latest changes are missing")
+        with _translated(self._path):
+            (answer,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if answer != "ok":
+                raise StoreDamagedError(f"{self._path}: {answer}")
+            self._totals = Totals()
+            for row in self._connection.execute("SELECT key, records, created, digest, body FROM batches"):
+                batch = to_batch(*row)
+                if batch is None:
+                    raise StoreDamagedError(f"{self._path}: a batch is not what was written")
+                self._totals.add([batch.head])
+        if self.tally.records != tuple(self.totals[signal].records for signal in SIGNALS):
+            raise StoreDamagedError(f"{self._path}: there are not as many records as were written")
+
+    def change(self, remove: Sequence[Head], add: Sequence[Batch]) -> None:
+        """Remove and add in one transaction, on the medium when it returns."""
+        after = Totals()
+        after.by_signal.update(self._totals.by_signal)
+        after.add(remove, -1)
+        after.add(batch.head for batch in add)
+        next_key = max([self.tally.next_key, *(head.key + max(head.records, 1) for head, _ in add)])
+        tally = Tally(self.tally.serial + 1, next_key, tuple(after.by_signal[signal].records for signal in SIGNALS))
+        with _translated(self._path):
+            try:
+                self._transact(remove, add, tally)
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+        self._totals, self.tally = after, tally
+        self.directory.note(tally.line())
+
+    def catch_up(self, tally: Tally) -> None:
+        """Count changes and keys on from where another database was."""
+        serial, next_key = max(self.tally.serial, tally.serial), max(self.tally.next_key, tally.next_key)
+        self.tally = self.tally._replace(serial=serial, next_key=next_key)
+        self.change([], [])
+
+    def oldest(self, signal: Signal, after: int, limit: int) -> Sequence[Head]:
+        """Find the first batches of a signal whose keys are above ``after``."""
+        base = SIGNALS.index(signal) << KEY_BITS
+        with _translated(self._path):
+            rows = self._connection.execute(_OLDEST, (base + after, base + (1 << KEY_BITS), limit)).fetchall()
+        heads = [to_head(*row) for row in rows]
+        if None in heads:
+            raise StoreDamagedError(f"{self._path}: a batch is not what was written")
+        return [head for head in heads if head is not None]
+
+    def read(self, head: Head) -> Batch | None:
+        """Give the batch; ``None`` when its digest does not prove it."""
+        with _translated(self._path):
+            row = self._connection.execute(
+                "SELECT key, records, created, digest, body FROM batches WHERE key = ?", (row_id(head),)
+            ).fetchone()
+        return None if row is None else to_batch(*row)
+
+    @property
+    def next_key(self) -> int:
+        """A key above every one that was ever given out."""
+        return self.tally.next_key
+
+    def replaced(self) -> bool:
+        """Whether the directory or the database is not the one at this path any more."""
+        try:
+            return self.directory.replaced() or _identity(self._path) != self._identity
+        except OSError:
+            return True
+
+    def growth_left(self, leave: float) -> int:
+        """Bytes that can be added while ``leave`` of the file system stays free."""
+        with _translated(self._path):
+            (free_pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        return max(self.directory.spare_bytes(leave), 0) + int(free_pages) * PAGE
+
+    def shrink(self) -> None:
+        """Give the room of a spool that has been large back to the file system, if it is empty."""
+        if any(total.batches for total in self.totals.values()):
+            return
+        with _translated(self._path):
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+            if pages > _SHRINK_PAGES:
+                self._connection.execute("VACUUM")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close_database(self) -> None:
+        """Close the database, and keep the directory."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def close(self) -> None:
+        """Close the database and let the directory go."""
+        self.close_database()
+        self.directory.close()
+
+    @property
+    def _path(self) -> Path:
+        return self.directory.path / DATABASE
+
+    def _transact(self, remove: Sequence[Head], add: Sequence[Batch], tally: Tally) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        gone = self._connection.executemany(_DELETE, [(row_id(head),) for head in remove]).rowcount
+        if remove and gone != len(remove):
+            raise StoreDamagedError(f"{self._path}: a batch is missing")
+        self._connection.executemany(_INSERT, map(to_columns, add))
+        self._connection.execute("INSERT OR REPLACE INTO tally (id, line) VALUES (1, ?)", (tally.line(),))
+        self._connection.execute("COMMIT")
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        for statement in _PRAGMAS:
+            execute(statement)
+        (application,) = execute("PRAGMA application_id").fetchone()
+        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != _APPLICATION:
+            raise StoreDamagedError(f"{self._path}: is a database of another program")
+        if not tables:
+            execute(f"PRAGMA application_id = {_APPLICATION}")
+        for statement in SCHEMA:
+            execute(statement)
+
+    def _read_tally(self) -> Tally:
+        with _translated(self._path):
+            row = self._connection.execute("SELECT line FROM tally WHERE id = 1").fetchone()
+        tally = Tally() if row is None else Tally.parse(row[0])
+        if tally is None:
+            raise StoreDamagedError(f"{self._path}: its tally is not what was written")
+        return tally
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        message = f"{path}: {error}"
+        if code & 0xFF in _DAMAGED or code in _READ_FAILED:
+            raise StoreDamagedError(message) from error
+        raise StoreError(message) from error

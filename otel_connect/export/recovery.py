@@ -1,0 +1,165 @@
+"""Open the spool of a directory whatever state it is in: verify it, and if it is damaged, mend it.
+
+What is intact in a damaged database is written to a new one; the damaged files move aside for whoever
+wants to look. The steps are ordered so that a crash between any two of them loses nothing: a new database
+that is complete carries its final name before the old one is touched, and is put in its place by whoever
+opens the directory next.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from otel_connect.export.directory import LEAVE_FREE, Directory
+from otel_connect.export.disk import DATABASE, WAL, DiskStore
+from otel_connect.export.rows import Tally
+from otel_connect.export.salvage import PAGE, Pages, Salvage, read_wal
+from otel_connect.export.store import SIGNALS, Batch, Opened, StoreDamagedError, StoreError
+
+_log = logging.getLogger(__name__)
+
+_MENDED = "mended"
+_UNFINISHED = "unfinished"
+_ASIDE = "damaged"
+_ASIDE_KEPT = 2
+_SIDE_FILES = (WAL, f"{DATABASE}-shm", f"{DATABASE}-journal")
+_CHUNK_BYTES = 4 << 20
+_LONGEST_WAL = 128 << 20
+
+
+def open_disk(path: Path) -> Opened:
+    """Open and verify; raises SpoolInUseError when another process holds it, StoreError when it cannot be used."""
+    directory = Directory(path)
+    try:
+        return _open(directory)
+    except OSError as error:
+        directory.close()
+        raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _open(directory: Directory) -> Opened:
+    path = directory.path
+    shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+    if (path / _MENDED).is_dir():
+        _put_in_place(directory)
+    directory.check(WAL)
+    # Before SQLite opens it: that would forget what lies behind a break in the log.
+    wal = _contents(path / WAL)
+    noted = Tally.parse(directory.noted()) or Tally()
+    try:
+        store = _verified(directory, wal, noted)
+    except StoreDamagedError as error:
+        return _mend(directory, wal, noted, str(error))
+    return Opened(store, {})
+
+
+def _verified(directory: Directory, wal: bytes, noted: Tally) -> DiskStore:
+    if read_wal(wal).broken:
+        raise StoreDamagedError(f"{directory.path / WAL}: is broken in the middle")
+    store = DiskStore(directory)
+    try:
+        store.verify(noted)
+    except BaseException:
+        store.close_database()
+        raise
+    return store
+
+
+def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
+    """Write what is intact to a new database and put that in place."""
+    path = directory.path
+    _log.warning("spool: %s; it moves aside, and what is intact is kept", why)
+    _forget_old(path, _ASIDE_KEPT - 1)
+    fresh = DiskStore(Directory(path / _UNFINISHED))
+    try:
+        tally = _salvage_into(fresh, path, wal, noted)
+        fresh.catch_up(tally)
+    finally:
+        fresh.close()
+    if wal:
+        _write(path / WAL, wal)  # SQLite may have emptied it meanwhile, and it may be looked at
+    (path / _UNFINISHED).rename(path / _MENDED)
+    directory.sync()
+    _put_in_place(directory)
+    store = _verified(directory, b"", noted)
+    expected = dict(zip(SIGNALS, tally.records, strict=True))
+    lost = {signal: max(expected[signal] - total.records, 0) for signal, total in store.totals.items()}
+    intact = sum(total.records for total in store.totals.values())
+    _log.warning("spool: %d records were intact, %d are lost", intact, sum(lost.values()))
+    return Opened(store, lost)
+
+
+def _salvage_into(fresh: DiskStore, path: Path, wal: bytes, noted: Tally) -> Tally:
+    """Copy the intact batches; gives the latest tally there is."""
+    with _pages(path / DATABASE) as stored:
+        found = Salvage(stored, wal, noted)
+        chunk: list[Batch] = []
+        size = 0
+        for batch in found.batches():
+            chunk.append(batch)
+            size += batch.head.size_bytes
+            if size >= _CHUNK_BYTES:
+                fresh.change([], chunk)
+                chunk, size = [], 0
+        fresh.change([], chunk)
+        return found.tally
+
+
+def _put_in_place(directory: Directory) -> None:
+    """Finish what ``_mend`` has prepared; may be begun anew at any point."""
+    path = directory.path
+    if (path / _MENDED / DATABASE).exists():
+        numbers = _aside_numbers(path)
+        aside = path / f"{_ASIDE}-{max(numbers, default=0) + 1}"
+        aside.mkdir(mode=0o700)
+        # The database last: while it is here, what lies beside it belongs to it.
+        for name in (*_SIDE_FILES, DATABASE):
+            with suppress(FileNotFoundError):
+                (path / name).rename(aside / name)
+        directory.sync()
+        (path / _MENDED / DATABASE).rename(path / DATABASE)
+        directory.sync()
+    shutil.rmtree(path / _MENDED)
+    _forget_old(path, _ASIDE_KEPT if directory.spare_bytes(LEAVE_FREE) > 0 else 0)
+
+
+def _forget_old(path: Path, keep: int) -> None:
+    numbers = _aside_numbers(path)
+    for number in numbers[: len(numbers) - keep]:
+        shutil.rmtree(path / f"{_ASIDE}-{number}", ignore_errors=True)
+
+
+def _aside_numbers(path: Path) -> list[int]:
+    names = (one.name.removeprefix(f"{_ASIDE}-") for one in path.glob(f"{_ASIDE}-*"))
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+@contextmanager
+def _pages(path: Path) -> Iterator[Pages]:
+    """Read a file page by page."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        count = -(-os.fstat(descriptor).st_size // PAGE)
+        yield Pages(lambda number: os.pread(descriptor, PAGE, (number - 1) * PAGE), count)
+    finally:
+        os.close(descriptor)
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_LONGEST_WAL)
+    except FileNotFoundError:
+        return b""
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
