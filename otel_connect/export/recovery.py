@@ -16,7 +16,7 @@ from pathlib import Path
 from otel_connect.export.directory import LEAVE_FREE, Directory
 from otel_connect.export.disk import DATABASE, WAL, DiskStore
 from otel_connect.export.rows import Tally
-from otel_connect.export.salvage import PAGE, Pages, Salvage, read_wal
+from otel_connect.export.salvage import PAGE, TALLY_PAGE, Pages, Salvage, fits, read_wal
 from otel_connect.export.store import SIGNALS, Batch, Opened, StoreDamagedError, StoreError
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ def _open(directory: Directory) -> Opened:
 def _verified(directory: Directory, wal: bytes, noted: Tally) -> DiskStore:
     if read_wal(wal).broken:
         raise StoreDamagedError(f"{directory.path / WAL}: is broken in the middle")
+    if not fits(wal, _page(directory.path / DATABASE, TALLY_PAGE), noted):
+        raise StoreDamagedError(f"{directory.path / WAL}: does not belong to the database")
     store = DiskStore(directory)
     try:
         store.verify(noted)
@@ -149,6 +151,14 @@ def _pages(path: Path) -> Iterator[Pages]:
         yield Pages(lambda number: os.pread(descriptor, PAGE, (number - 1) * PAGE), count)
     finally:
         os.close(descriptor)
+
+
+def _page(path: Path, number: int) -> bytes:
+    try:
+        with _pages(path) as stored:
+            return stored.read(number)
+    except FileNotFoundError:
+        return b""
 
 
 def _contents(path: Path) -> bytes:

@@ -9,14 +9,16 @@ proves it.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct, unpack_from
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from otel_connect.export.rows import Tally, to_batch
+from otel_connect.export.rows import LARGEST_KEY, Tally, to_batch
 from otel_connect.export.store import SIGNALS, Batch, Head
 from otel_connect.model import Signal
 
 PAGE = 4096
 """The page size of every spool."""
+TALLY_PAGE = 3
+"""Where the tally is: its table is the second that is made."""
 
 _LEAF = 0x0D
 _MAX_LOCAL = PAGE - 35
@@ -102,6 +104,25 @@ def _checksum(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]
     return first, second
 
 
+def fits(wal: bytes, stored: bytes, noted: Tally) -> bool:
+    """Tell whether a log may be applied to a database: whether its last change is not older than what is known.
+
+    Every change writes the tally. ``stored`` is the page of the database that has it, ``noted`` the one from
+    beside them.
+    """
+    committed = read_wal(wal).committed
+    if not committed:
+        return True
+    images = (wal[offset + _FRAME_HEADER.size : offset + _FRAME] for offset in committed.values())
+    in_log = max((_tally_on(image) for image in images), default=Tally())
+    return in_log >= max(_tally_on(stored), noted)
+
+
+def _tally_on(page: bytes) -> Tally:
+    found = _everything(lambda number: page if number == TALLY_PAGE else b"", [TALLY_PAGE])
+    return max((one for one in found if isinstance(one, Tally)), default=Tally())
+
+
 class Pages(NamedTuple):
     """A database file."""
 
@@ -109,12 +130,22 @@ class Pages(NamedTuple):
     total: int
 
 
+class _Damaged(NamedTuple):
+    """A batch that cannot be proven."""
+
+    key: int
+
+
+_Found: TypeAlias = Batch | Tally | _Damaged
+
+
 class Salvage:
     """What can be had from a database file and its log; ``noted`` is the tally from beside them.
 
     A page may exist in several states: as the log has it behind a break, as the log has it up to there, and
     as the file has it. The latest is looked through first, the others only while records are missing by the
-    tally, because they hold batches that were delivered since.
+    tally, because they also hold batches that were delivered since. What is taken from them was damaged in the
+    latest, or is younger than the oldest there: batches are delivered in the order of their age.
     """
 
     def __init__(self, stored: Pages, wal: bytes, noted: Tally) -> None:
@@ -127,6 +158,8 @@ class Salvage:
         self._numbers = sorted({*range(1, stored.total + 1), *self._frames.latest})
         self._kept: Counter[Signal] = Counter()
         self._keys: set[int] = set()
+        self._damaged: set[int] = set()
+        self._oldest: dict[Signal, int] = {}
 
     def batches(self) -> Iterator[Batch]:
         """Give every intact batch once."""
@@ -134,18 +167,21 @@ class Salvage:
         for first, images in ((True, self._frames.latest), (False, self._frames.committed), (False, none)):
             heads = [batch.head for batch in self._look_through(images)]
             wanted = self._wanted(heads, everything=first or self.tally.serial == 0)
+            if first:
+                self._oldest = {head.signal: head.key for head in sorted(heads, reverse=True)}
             for batch in self._look_through(images):
                 if batch.head.key in wanted:
                     wanted.remove(batch.head.key)
                     yield batch
 
     def _wanted(self, heads: list[Head], *, everything: bool) -> set[int]:
-        """Choose what is new: everything, or the youngest until nothing is missing."""
+        """Choose what is new: everything, or what may be missing until nothing is, the damaged ones first."""
         expected = dict(zip(SIGNALS, self.tally.records, strict=True))
         wanted: set[int] = set()
-        for head in sorted(heads, reverse=True):
+        for head in sorted(heads, key=lambda head: (head.key in self._damaged, head.key), reverse=True):
             missing = self._kept[head.signal] < expected[head.signal]
-            if head.key not in self._keys and (everything or missing):
+            possible = head.key in self._damaged or head.key > self._oldest.get(head.signal, 0)
+            if head.key not in self._keys and (everything or (missing and possible)):
                 wanted.add(head.key)
                 self._keys.add(head.key)
                 self._kept[head.signal] += head.records
@@ -160,19 +196,21 @@ class Salvage:
         for found in _everything(read, self._numbers):
             if isinstance(found, Batch):
                 yield found
-            else:
+            elif isinstance(found, Tally):
                 self.tally = max(self.tally, found)
+            elif images is self._frames.latest:
+                self._damaged.add(found.key)
 
 
-def _everything(read: Read, numbers: Sequence[int]) -> Iterator[Batch | Tally]:
-    """Give every intact batch and tally in the table leaves among these pages."""
+def _everything(read: Read, numbers: Sequence[int]) -> Iterator[_Found]:
+    """Give every batch and tally in the table leaves among these pages."""
     for number in numbers:
         page = read(number)
         if len(page) == PAGE:
             yield from _leaf(page, 100 if number == 1 else 0, read, len(numbers) * PAGE)
 
 
-def _leaf(page: bytes, start: int, read: Read, most_bytes: int) -> Iterator[Batch | Tally]:
+def _leaf(page: bytes, start: int, read: Read, most_bytes: int) -> Iterator[_Found]:
     if page[start] != _LEAF:
         return
     cells: int = unpack_from(">H", page, start + 3)[0]
@@ -187,14 +225,14 @@ def _leaf(page: bytes, start: int, read: Read, most_bytes: int) -> Iterator[Batc
             yield found
 
 
-def _cell(page: bytes, at: int, read: Read, most_bytes: int) -> Batch | Tally | None:
+def _cell(page: bytes, at: int, read: Read, most_bytes: int) -> _Found | None:
     size, at = _varint(page, at)
     row, at = _varint(page, at)
     if size > most_bytes:
         return None
     values = _record(_payload(page, at, size, read))
     if len(values) == _BATCH_COLUMNS:
-        return to_batch(row, *values[1:])
+        return to_batch(row, *values[1:]) or _Damaged(row & LARGEST_KEY)
     return Tally.parse(values[-1]) if values else None
 
 
