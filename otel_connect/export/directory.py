@@ -63,9 +63,9 @@ class Directory:
             raise StoreError(f"{self.path / name}: cannot be used ({error.strerror})") from error
 
     def replaced(self) -> bool:
-        """Whether the path does not lead here any more."""
+        """Whether the path does not lead here any more, or this was closed."""
         try:
-            return _identity(self.path.lstat()) != self._identity
+            return self._lock < 0 or _identity(self.path.lstat()) != self._identity
         except OSError:
             return True
 

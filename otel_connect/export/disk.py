@@ -21,6 +21,8 @@ WAL = f"{DATABASE}-wal"
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR}
 _READ_FAILED = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
+_LOG_PAGES = 1000
+_LOG_BYTES = _LOG_PAGES * (PAGE + 24) + (1 << 20)  # what the log grows to, and a change that comes at its end
 _PRAGMAS = (
     f"PRAGMA page_size = {PAGE}",
     "PRAGMA locking_mode = EXCLUSIVE",
@@ -28,6 +30,7 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     # A removed batch is wiped where it stood, so that a salvage does not find it again.
     "PRAGMA secure_delete = FAST",
+    f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}",
     f"PRAGMA journal_size_limit = {16 << 20}",
 )
 _APPLICATION = 0x4F54_4353  # "OTCS"
@@ -47,8 +50,6 @@ class DiskStore:
         self.directory = directory
         self._totals = Totals()
         directory.create(DATABASE)
-        for name in (WAL, f"{DATABASE}-shm", f"{DATABASE}-journal"):
-            directory.check(name)
         path = directory.path / DATABASE
         with _translated(path):
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
@@ -143,11 +144,28 @@ class DiskStore:
         except OSError:
             return True
 
+    def let_go(self) -> None:
+        """Give the directory up for whatever is at its path now; what is open stays readable."""
+        if not self.directory.replaced() and self.replaced():
+            # The database was removed, or another put in its place: what is beside it is not the new one's.
+            self.directory.note(b"")
+            with suppress(OSError):
+                self._wal.unlink()
+        self.directory.close()
+
     def growth_left(self, leave: float) -> int:
         """Bytes that can be added while ``leave`` of the file system stays free."""
         with _translated(self._path):
             (free_pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        return max(self.directory.spare_bytes(leave), 0) + int(free_pages) * PAGE
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        try:
+            log_bytes = self._wal.stat().st_size if self._wal.exists() else 0
+            stored_bytes = self._path.stat().st_size
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be used ({error.strerror})") from error
+        # What is in the log only is going to be in the database, too, and the log grows to its full size.
+        coming = max(int(pages) * PAGE - stored_bytes, 0) + max(_LOG_BYTES - log_bytes, 0)
+        return max(self.directory.spare_bytes(leave) - coming, 0) + int(free_pages) * PAGE
 
     def shrink(self) -> None:
         """Give the room of a spool that has been large back to the file system, if it is empty."""
@@ -168,6 +186,10 @@ class DiskStore:
         """Close the database and let the directory go."""
         self.close_database()
         self.directory.close()
+
+    @property
+    def _wal(self) -> Path:
+        return self.directory.path / WAL
 
     @property
     def _path(self) -> Path:

@@ -48,7 +48,8 @@ def _open(directory: Directory) -> Opened:
     shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
     if (path / _MENDED).is_dir():
         _put_in_place(directory)
-    directory.check(WAL)
+    for name in (DATABASE, *_SIDE_FILES):
+        directory.check(name)
     # Before SQLite opens it: that would forget what lies behind a break in the log.
     wal = _contents(path / WAL)
     noted = Tally.parse(directory.noted()) or Tally()

@@ -194,7 +194,11 @@ class Shelf:
     def _take_back(self, opened: Opened) -> None:
         """Go on with our own disk after it was mended."""
         disk = opened.store
-        self._doomed = {key: head for key, head in self._doomed.items() if disk.read(head) is not None}
+        try:
+            self._doomed = {key: head for key, head in self._doomed.items() if disk.read(head) is not None}
+        except StoreError:
+            disk.close()
+            raise
         totals = Totals()
         totals.by_signal.update(disk.totals)
         totals.add(self._doomed.values(), -1)
@@ -220,6 +224,7 @@ class Shelf:
 
     def _move(self, old: Disk, next_key: int) -> int:
         """Go on with the disk that is at the path now, and take along what lies on the old one."""
+        old.let_go()
         opened = self._open_disk()
         new = opened.store
         try:

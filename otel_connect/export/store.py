@@ -93,6 +93,9 @@ class Disk(Store, Protocol):
     def replaced(self) -> bool:
         """Whether its path leads to something else, or nowhere."""
 
+    def let_go(self) -> None:
+        """Give its place up for another one; what is open stays readable."""
+
     def growth_left(self, leave: float) -> int:
         """Bytes that can be added while ``leave`` (a share) of the file system stays free."""
 

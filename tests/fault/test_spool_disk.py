@@ -1,0 +1,432 @@
+"""A disk that is full, read-only, failing, deleted or not ours: the spool goes on in memory, and comes back.
+
+The troubles are real ones, made by the kernel: a small tmpfs, an ext4 on a loop device that the kernel turns
+read-only, a process that may not make files larger, directories that are somebody else's. One test passes
+in a disk that fails at each of its calls in turn.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from otel_connect.export.ledger import Reason
+from otel_connect.export.recovery import open_disk
+from otel_connect.export.spool import Limits
+from otel_connect.export.store import Batch, Disk, Head, Opened, StoreError, Total
+from otel_connect.model import Signal
+from tests.support.spool import LOOK_EVERY_S, SpoolBench, request
+
+LARGE = Limits(disk_bytes=1 << 30, memory_bytes=1 << 20)
+
+
+def command(*arguments: str | Path) -> str:
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def bodies(count: int, size: int = 10_000, first: int = 0) -> list[bytes]:
+    return [b"%d " % number + bytes(size) for number in range(first, first + count)]
+
+
+def put_all(bench: SpoolBench, contents: Sequence[bytes]) -> None:
+    for content in contents:
+        bench.put(request(content))
+
+
+def degraded(bench: SpoolBench) -> str | None:
+    return bench.spool.state().degraded
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 16 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command("mount", "-t", "tmpfs", "-o", "size=16m,mode=0755", "none", place)
+    yield place
+    command("umount", "--lazy", place)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no more room."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+    assert os.statvfs(path.parent).f_bavail == 0
+
+
+def test_a_spool_that_fills_its_file_system_leaves_a_part_of_it_free(small: Path) -> None:
+    bench = SpoolBench(small / "spool", LARGE)
+    put_all(bench, bodies(100, 300_000))
+    room = os.statvfs(small)
+    assert room.f_bavail >= 0.05 * room.f_blocks
+    account = bench.account()
+    assert degraded(bench) is None
+    assert account.dropped.keys() == {Reason.SPOOL_FULL}
+    assert account.queued > 20
+    assert bench.bodies() == bodies(account.queued, 300_000, 100 - account.queued)
+    bench.close()
+
+
+def test_a_file_system_that_others_fill(small: Path) -> None:
+    bench = SpoolBench(small / "spool", LARGE)
+    put_all(bench, bodies(20))
+    fill(small / "other")
+    put_all(bench, bodies(100, first=20))
+    account = bench.account()
+    assert account.queued + account.dropped.get(Reason.SPOOL_FULL, 0) == 120
+    assert account.queued >= 20
+    (small / "other").unlink()
+    bench.look()
+    assert degraded(bench) is None
+    bench.put(request(b"after"))
+    taken = bench.bodies()
+    assert taken == [*bodies(account.queued, first=120 - account.queued), b"after"]
+    bench.close()
+
+
+def test_without_anything_to_drop_on_a_full_file_system_memory_is_used(small: Path) -> None:
+    bench = SpoolBench(small / "spool", LARGE)
+    fill(small / "other")
+    put_all(bench, bodies(200))
+    assert "5% of the file system is free" in (degraded(bench) or "") or "full" in (degraded(bench) or "")
+    account = bench.account()
+    assert account.dropped.keys() == {Reason.SPOOL_IO}
+    assert 90 < account.queued < 110  # a mebibyte
+    (small / "other").unlink()
+    bench.look()
+    assert degraded(bench) is None
+    bench.close()
+    again = SpoolBench(small / "spool", LARGE)
+    assert again.bodies() == bodies(account.queued, first=200 - account.queued)
+    again.close()
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Path]:
+    """Mount an ext4 of 32 MiB that turns read-only when it finds an error."""
+    image, place = tmp_path / "image", tmp_path / "loop"
+    image.write_bytes(b"")
+    os.truncate(image, 32 << 20)
+    command("mkfs.ext4", "-q", "-e", "remount-ro", image)
+    place.mkdir()
+    command("mount", "-o", "loop", image, place)
+    yield place
+    command("umount", "--lazy", place)
+
+
+def device_of(place: Path) -> str:
+    return command("findmnt", "--noheadings", "--output", "SOURCE", place).removeprefix("/dev/")
+
+
+def test_a_file_system_that_turns_read_only(loop: Path) -> None:
+    bench = SpoolBench(loop / "spool", LARGE)
+    put_all(bench, bodies(20))
+    Path(f"/sys/fs/ext4/{device_of(loop)}/trigger_fs_error").write_text("an error for a test")
+    put_all(bench, bodies(5, first=20))
+    assert degraded(bench) is not None
+    assert bench.account().queued == 25
+    batches = bench.lease(most_bytes=30_000)  # what lies there can be read, and is never sent again
+    assert [batch.body for batch in batches] == bodies(2)
+    assert bench.spool.delivered(batches)
+    assert bench.bodies() == bodies(23, first=2)
+    assert bench.account() == (25, 25, 0, {}, 0)
+    put_all(bench, bodies(1, first=25))
+    # It does not come back by itself: the operator mounts another one.
+    command("umount", "--lazy", loop)
+    command("mount", "-t", "tmpfs", "-o", "size=16m", "none", loop)
+    bench.look()
+    assert degraded(bench) is None
+    bench.close()
+    assert bench.account().queued == 1
+    again = SpoolBench(loop / "spool", LARGE)
+    assert again.bodies() == bodies(1, first=25)
+    again.close()
+
+
+FAILING = """
+import resource, signal, sys
+from pathlib import Path
+from tests.fault.test_spool_disk import a_process_that_may_not_write
+a_process_that_may_not_write(Path(sys.argv[1]))
+"""
+
+
+def a_process_that_may_not_write(path: Path) -> None:
+    """Run in a process of its own, because the limit is the process's."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    bench = SpoolBench(path, LARGE)
+    put_all(bench, bodies(10))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    put_all(bench, bodies(10, first=10))
+    assert degraded(bench) is not None
+    assert bench.account().queued == 20
+    (batch,) = bench.lease(most_bytes=1)
+    assert bench.spool.delivered([batch])
+    bench.look()
+    assert degraded(bench) is not None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert bench.account().queued == 19
+    bench.look()
+    assert degraded(bench) is None
+    bench.close()
+    again = SpoolBench(path, LARGE)
+    assert again.bodies() == bodies(19, first=1)
+    again.close()
+
+
+def test_writes_that_fail(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING, tmp_path / "spool"], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("what", ["directory", "database"])
+def test_a_deleted_directory_is_made_again_with_what_was_in_it(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    bench = SpoolBench(path)
+    put_all(bench, bodies(20))
+    (leased,) = bench.lease(most_bytes=1)
+    if what == "directory":
+        shutil.rmtree(path)
+    else:
+        (path / "spool.db").unlink()
+    bench.put(request(b"after"))
+    assert bench.spool.delivered([leased])
+    assert degraded(bench) is None
+    bench.close()
+    again = SpoolBench(path)
+    assert again.bodies() == [*bodies(19, first=1), b"after"]
+    assert again.account().difference == 0
+    again.close()
+
+
+def test_it_is_noticed_without_anything_coming_in(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(2))
+    (tmp_path / "spool").rename(tmp_path / "moved")
+    bench.look()
+    bench.close()
+    again = SpoolBench(tmp_path / "spool")
+    assert again.bodies() == bodies(2)
+    again.close()
+
+
+def test_a_directory_that_was_filled_by_another_run_is_taken_over(tmp_path: Path) -> None:
+    other = SpoolBench(tmp_path / "other")
+    put_all(other, bodies(3, first=100))
+    other.close()
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(3))
+    (tmp_path / "spool").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "spool")
+    put_all(bench, bodies(1, first=3))
+    assert bench.account() == (4, 0, 7, {}, 3)
+    assert sorted(bench.bodies()) == sorted(bodies(4) + bodies(3, first=100))
+    bench.close()
+
+
+def test_a_database_that_is_damaged_under_us(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(300, 30_000))
+    os.truncate(tmp_path / "spool" / "spool.db", 1 << 20)
+    taken = []
+    for _ in range(20):
+        taken += bench.bodies()
+        bench.look()
+    account = bench.account()
+    assert degraded(bench) is None
+    assert (account.queued, account.recovered) == (0, 0)
+    assert set(taken) <= set(bodies(300, 30_000))
+    assert len(taken) == account.exported
+    assert account.exported >= 30
+    assert account.dropped == {Reason.SPOOL_CORRUPT: 300 - account.exported}
+    bench.put(request(b"after"))
+    assert bench.bodies() == [b"after"]
+    bench.close()
+
+
+def symbolic_link(path: Path) -> None:
+    path.with_name("elsewhere").mkdir()
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def foreign_owned(path: Path) -> None:
+    path.mkdir()
+    os.chown(path, 65534, 65534)
+
+
+def a_file(path: Path) -> None:
+    path.write_text("not a directory")
+
+
+def foreign_file(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    (path / "spool.db").touch()
+    os.chown(path / "spool.db", 65534, 65534)
+
+
+def linked_file(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    path.with_name("precious").write_text("precious")
+    (path / "spool.db").symlink_to(path.with_name("precious"))
+
+
+def hard_linked_file(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    path.with_name("precious").write_text("precious")
+    (path / "spool.db").hardlink_to(path.with_name("precious"))
+
+
+def linked_lock(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    path.with_name("precious").write_text("precious")
+    (path / "spool.lock").symlink_to(path.with_name("precious"))
+
+
+def fifo(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    os.mkfifo(path / "spool.db")
+
+
+def clear(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "symbolic link": (symbolic_link, "is a symbolic link, which is not followed"),
+    "foreign-owned": (foreign_owned, "belongs to user 65534, not to 0; change its owner"),
+    "a file": (a_file, "Not a directory"),
+    "database foreign-owned": (foreign_file, "spool.db: belongs to somebody else"),
+    "database a symbolic link": (linked_file, "spool.db: is not a plain file"),
+    "database a hard link": (hard_linked_file, "spool.db: belongs to somebody else as well"),
+    "lock a symbolic link": (linked_lock, "cannot be used"),
+    "database a fifo": (fifo, "spool.db: is not a plain file"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), list(UNUSABLE.values()), ids=list(UNUSABLE))
+def test_a_directory_that_must_not_be_used(
+    make: Callable[[Path], None], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spool"
+    make(path)
+    bench = SpoolBench(path)
+    put_all(bench, bodies(3))
+    bench.look()
+    assert message in (degraded(bench) or "")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # said once
+    assert bench.account().queued == 3
+    clear(path)
+    bench.look()
+    assert degraded(bench) is None
+    bench.close()
+    assert not (tmp_path / "precious").exists() or (tmp_path / "precious").read_text() == "precious"
+    again = SpoolBench(path)
+    assert again.bodies() == bodies(3)
+    again.close()
+
+
+class Faulty:
+    """A disk that fails at the calls of a script: one letter a call, ``x`` for a failure."""
+
+    def __init__(self, inner: Disk, script: Iterator[str]) -> None:
+        self._inner = inner
+        self._script = script
+
+    def _call(self) -> None:
+        if next(self._script, ".") == "x":
+            raise StoreError("made to fail")
+
+    @property
+    def totals(self) -> Mapping[Signal, Total]:
+        return self._inner.totals
+
+    @property
+    def next_key(self) -> int:
+        return self._inner.next_key
+
+    def change(self, remove: Sequence[Head], add: Sequence[Batch]) -> None:
+        self._call()
+        self._inner.change(remove, add)
+
+    def oldest(self, signal: Signal, after: int, limit: int) -> Sequence[Head]:
+        self._call()
+        return self._inner.oldest(signal, after, limit)
+
+    def read(self, head: Head) -> Batch | None:
+        self._call()
+        return self._inner.read(head)
+
+    def let_go(self) -> None:
+        self._inner.let_go()
+
+    def growth_left(self, leave: float) -> int:
+        self._call()
+        return self._inner.growth_left(leave)
+
+    def replaced(self) -> bool:
+        return self._inner.replaced()
+
+    def shrink(self) -> None:
+        self._call()
+        self._inner.shrink()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 7])
+def test_a_disk_that_fails_at_any_call(failures: int, tmp_path: Path) -> None:
+    for position in range(45):
+        path = tmp_path / f"{position}"
+        script = iter("." * position + "x" * failures)
+
+        def faulty(where: Path, script: Iterator[str] = script) -> Opened:
+            opened = open_disk(where)
+            return Opened(Faulty(opened.store, script), opened.lost)
+
+        bench = SpoolBench(path, disk=faulty)
+        taken: list[bytes] = []
+        for number in range(6):
+            put_all(bench, bodies(1, first=number))
+            if number % 2 and (batches := bench.lease(most_bytes=1)):
+                assert bench.spool.delivered(batches)
+                taken += [batch.body for batch in batches]
+            bench.account()
+        for _ in range(failures + 8):
+            bench.look()
+        assert degraded(bench) is None, position
+        bench.close()
+        again = SpoolBench(path)
+        assert sorted(taken + again.bodies()) == bodies(6), position
+        assert again.account().dropped == {}
+        again.close()
+
+
+def test_a_trouble_is_looked_at_only_from_time_to_time(tmp_path: Path) -> None:
+    tries = 0
+
+    def refuse(path: Path) -> Opened:
+        nonlocal tries
+        tries += 1
+        raise StoreError(f"{path}: no")
+
+    bench = SpoolBench(tmp_path / "spool", disk=refuse)
+    for _ in range(10):
+        bench.put(request(b"a"))
+        bench.clocks.pass_time(LOOK_EVERY_S / 5)
+    assert tries == 1 + 1
+    assert bench.spool.close() == {Signal.LOGS: 10}
+    assert bench.account().dropped == {Reason.SHUTDOWN: 10}
