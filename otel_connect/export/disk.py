@@ -187,6 +187,10 @@ class DiskStore:
         self.close_database()
         self.directory.close()
 
+    def abandon(self) -> None:
+        """In a child made by fork: let go of the lock, and never touch the database, which is the parent's."""
+        self.directory.close()
+
     @property
     def _wal(self) -> Path:
         return self.directory.path / WAL

@@ -132,6 +132,14 @@ class OtlpExporter:
         if left := sum(account.queued for account in self.ledger.snapshot().values()):
             _log.info("%d records stay in the spool and are sent at the next start", left)
 
+    def abandon(self) -> None:
+        """In a child made by fork: leave everything to the parent, and the spool to whoever comes after it.
+
+        The exporter must not be used in the child from then on, nor be collected: that would end the
+        parent's database connection.
+        """
+        self._spool.abandon()
+
     def _routes(self, config: ExportConfig) -> dict[Signal, Route]:
         """Open a way for each signal; raises ConfigError with every problem."""
         endpoints = resolve(config)

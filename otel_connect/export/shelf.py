@@ -147,6 +147,11 @@ class Shelf:
             self._fail(error, reading=True)
             raise
 
+    def abandon(self) -> None:
+        """In a child made by fork: leave the disk to the parent."""
+        if self._disk is not None:
+            self._disk.abandon()
+
     def close(self) -> None:
         """Let the disk go."""
         if self._disk is not None:

@@ -102,6 +102,9 @@ class Disk(Store, Protocol):
     def shrink(self) -> None:
         """Give room that is not needed back to the file system."""
 
+    def abandon(self) -> None:
+        """In a child made by fork: leave it to the parent."""
+
 
 class Opened(NamedTuple):
     """A disk that was opened and verified."""

@@ -383,6 +383,9 @@ class Faulty:
         self._call()
         self._inner.shrink()
 
+    def abandon(self) -> None:
+        self._inner.abandon()
+
     def close(self) -> None:
         self._inner.close()
 
