@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from otel_connect.export.store import BATCH_BYTES, Batch, Disk, Head, Opened, St
 from otel_connect.model import Signal
 from tests.support.spool import SpoolBench, request
 
-DISK_BYTES, MEMORY_BYTES = 12 * (BATCH_BYTES + 100), 5 * (BATCH_BYTES + 100)
+DISK_BYTES, MEMORY_BYTES = 5 * (BATCH_BYTES + 100), 3 * (BATCH_BYTES + 100)
 
 
 class Switchable:
@@ -41,15 +41,24 @@ class Switchable:
         return self._inner.totals
 
 
+Waiting: TypeAlias = tuple[Signal, bytes, int]
+"""A batch of the model: signal, body, records."""
+
+
+def in_order(waiting: list[Waiting]) -> list[Waiting]:
+    return sorted(waiting, key=lambda one: one[1][:8])
+
+
+def size_of(waiting: list[Waiting]) -> int:
+    return sum(len(body) + BATCH_BYTES for _, body, _ in waiting)
+
+
 @dataclass
 class Model:
-    """What ought to be there: bodies, oldest first, by where they lie."""
+    """What ought to be there, by where it lies."""
 
-    disk: list[tuple[Signal, bytes, int]] = field(default_factory=list)
-    memory: list[tuple[Signal, bytes, int]] = field(default_factory=list)
-
-    def all(self) -> list[tuple[Signal, bytes, int]]:
-        return sorted(self.disk + self.memory, key=lambda one: one[1][:8])
+    disk: list[Waiting] = field(default_factory=list)
+    memory: list[Waiting] = field(default_factory=list)
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -74,43 +83,62 @@ class SpoolMachine(RuleBasedStateMachine):
         self.path = path
         self.bench = SpoolBench(path, Limits(DISK_BYTES, MEMORY_BYTES), disk=disk)
 
-    @rule(signal=st.sampled_from(list(Signal)), size=st.integers(8, 300), records=st.integers(1, 4))
-    def put(self, signal: Signal, size: int, records: int) -> None:
+    @rule(
+        signal=st.sampled_from(list(Signal)),
+        sizes=st.lists(st.integers(8, 300), min_size=1, max_size=4),
+        records=st.integers(1, 4),
+    )
+    def put(self, signal: Signal, sizes: list[int], records: int) -> None:
+        for size in sizes:
+            self.put_one(signal, size, records)
+
+    def put_one(self, signal: Signal, size: int, records: int) -> None:
         self.count += 1
         body = b"%06d00" % self.count + bytes(size - 8)
+        new = (signal, body, records)
+        self.move_to_disk()
         losses = self.bench.put(request(body, records, signal))
-        self.believed_failing = self.believed_failing or self.failing
-        place, limit = (self.model.memory, MEMORY_BYTES) if self.believed_failing else (self.model.disk, DISK_BYTES)
-        gone = self.make_room(place, len(body) + BATCH_BYTES, limit)
-        if gone is None:
-            gone = [(signal, body, records)]
-        else:
-            place.append((signal, body, records))
         reason = Reason.SPOOL_IO if self.believed_failing else Reason.SPOOL_FULL
-        assert sum(loss.records for loss in losses) == sum(one[2] for one in gone)
+        gone = None if self.believed_failing else self.write([new])
+        if self.believed_failing:
+            reason, gone = Reason.SPOOL_IO, self.make_room(self.model.memory, [new], MEMORY_BYTES)
+        expected = [new] if gone is None else gone
+        assert sum(loss.records for loss in losses) == sum(one[2] for one in expected)
         assert {loss.reason for loss in losses} <= {reason}
 
-    def make_room(
-        self, place: list[tuple[Signal, bytes, int]], size: int, limit: int
-    ) -> list[tuple[Signal, bytes, int]] | None:
+    def write(self, new: list[Waiting]) -> list[Waiting] | None:
+        """Put on disk in the model; gives what had to go, ``None`` if the new ones have to."""
+        before = list(self.model.disk)
+        gone = self.make_room(self.model.disk, new, DISK_BYTES)
+        if gone is not None and self.failing:
+            self.model.disk, self.believed_failing = before, True
+        return gone
+
+    def make_room(self, place: list[Waiting], new: list[Waiting], limit: int) -> list[Waiting] | None:
         gone = []
-        used = sum(len(body) + BATCH_BYTES for _, body, _ in place)
-        for one in sorted(place, key=lambda one: one[1][:8]):
-            if used + size <= limit:
+        used = size_of(place) + size_of(new)
+        for one in in_order(place):
+            if used <= limit:
                 break
             if one[1] not in self.leased:
                 gone.append(one)
-                used -= len(one[1]) + BATCH_BYTES
-        if used + size > limit:
+                used -= size_of([one])
+        if used > limit:
             return None
         for one in gone:
             place.remove(one)
+        place += new
         return gone
 
     @rule(signal=st.sampled_from(list(Signal)), most=st.integers(1, 1000))
     def lease(self, signal: Signal, most: int) -> None:
+        self.move_to_disk()
         batches = self.bench.lease(signal, most)
-        free = [one for one in self.model.all() if one[0] is signal and one[1] not in self.leased]
+        free = [
+            one
+            for one in in_order(self.model.disk + self.model.memory)
+            if one[0] is signal and one[1] not in self.leased
+        ]
         assert [batch.body for batch in batches] == [one[1] for one in free[: len(batches)]]
         assert bool(batches) == bool(free)
         assert len(batches) <= 1 or sum(len(batch.body) for batch in batches) <= most
@@ -158,20 +186,19 @@ class SpoolMachine(RuleBasedStateMachine):
     def fail(self) -> None:
         self.failing = True
 
+    @precondition(lambda self: self.failing)
     @rule()
     def heal_and_look(self) -> None:
-        self.failing = False
+        self.failing = self.believed_failing = False
+        self.move_to_disk()
         self.bench.look()
-        if self.believed_failing:
-            self.believed_failing = False
-            self.move_to_disk()
 
     def move_to_disk(self) -> None:
-        moving = sorted(self.model.memory, key=lambda one: one[1][:8])
-        gone = self.make_room(self.model.disk, sum(len(body) + BATCH_BYTES for _, body, _ in moving), DISK_BYTES)
-        if moving and gone is not None:
-            self.model.disk += moving
-            self.model.memory.clear()
+        """Model what the spool does first whenever something is asked of it."""
+        if self.model.memory and not self.believed_failing:
+            gone = self.write(in_order(self.model.memory))
+            if gone is not None and not self.believed_failing:
+                self.model.memory.clear()
 
     @precondition(lambda self: not self.failing and not self.model.memory)
     @rule(clean=st.booleans())
@@ -198,10 +225,8 @@ class SpoolMachine(RuleBasedStateMachine):
             assert self.bench.account(signal).queued == self.queued(signal)
 
     @invariant()
-    def the_bound_holds(self) -> None:
-        assert sum(len(body) + BATCH_BYTES for _, body, _ in self.model.disk) <= DISK_BYTES + 4 * BATCH_BYTES * len(
-            [one for one in self.model.disk if len(one[1]) == 8]
-        )
+    def as_much_waits_as_is_said(self) -> None:
+        assert self.bench.spool.state().size_bytes == size_of(self.model.disk + self.model.memory)
 
     def teardown(self) -> None:
         self.failing = False
