@@ -57,7 +57,7 @@ def resolve(config: ExportConfig) -> Mapping[Signal, Endpoint]:
     default, ``localhost``, exactly as in any other OpenTelemetry program with the same variables: the
     collector beside us is the common case, and a missing one shows up as unhealthy, not as silence.
 
-    Certificates are only paired here; ``transport.file_problems`` reads the files.
+    Certificates are only paired here; ``tls.file_problems`` reads the files.
     """
     overrides = {Signal.LOGS: config.logs, Signal.METRICS: config.metrics, Signal.TRACES: config.traces}
     configured = config.endpoint is not None or any(one.endpoint is not None for one in overrides.values())

@@ -5,12 +5,13 @@ an operator's matter, everything else that stops a request on its way is worth a
 """
 
 import gzip
-import os
+import logging
 import re
 import ssl
 import time
+from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import grpc
 import requests
@@ -29,7 +30,10 @@ from otel_connect.export.answer import (
 )
 from otel_connect.export.endpoint import Endpoint
 from otel_connect.export.exchange import PunctualAdapter
+from otel_connect.export.tls import Stamp, channel_credentials, client_context, has_files, stamp
 from otel_connect.model import Signal
+
+_log = logging.getLogger(__name__)
 
 USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
 LONGEST_ANSWER = 4 << 20
@@ -54,37 +58,77 @@ class Transport(Protocol):
 
 
 def open_transport(endpoint: Endpoint) -> Transport:
-    """Prepare the way; nothing is connected yet. Raises ConfigError for files that cannot be used."""
-    if problems := file_problems(endpoint):
-        raise ConfigError(problems)
+    """Prepare the way; nothing is connected yet. Raises ConfigError for files that cannot be used.
+
+    Certificates that change on disk are taken up with the next request.
+    """
+    return Renewing(endpoint, _open_once) if has_files(endpoint) else _open_once(endpoint)
+
+
+def _open_once(endpoint: Endpoint) -> Transport:
     return GrpcTransport(endpoint) if endpoint.protocol is config.Protocol.GRPC else HttpTransport(endpoint)
 
 
-def file_problems(endpoint: Endpoint) -> list[str]:
-    """Read the certificates as TLS will; one line for each that is missing, unreadable or not PEM."""
-    if not endpoint.secure:
-        return []
-    problems = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if endpoint.certificate is not None:
+class Renewing:
+    """A way whose certificates are looked at before each request, and that is opened anew when they have changed.
+
+    Files that cannot be used, perhaps because they are being written, leave it as it is; that is said once
+    until they can.
+    """
+
+    def __init__(self, endpoint: Endpoint, opener: Callable[[Endpoint], Transport]) -> None:
+        self._endpoint = endpoint
+        self._opener = opener
+        self._stamp = stamp(endpoint)
+        self._inner = opener(endpoint)
+        self._warned = False
+
+    def send(self, body: bytes) -> Answer:
+        """Send with the latest certificates that are usable."""
+        if (now := stamp(self._endpoint)) != self._stamp:
+            self._renew(now)
+        return self._inner.send(body)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._inner.close()
+
+    def _renew(self, now: Stamp) -> None:
         try:
-            context.load_verify_locations(cafile=endpoint.certificate)
-        except OSError as error:
-            problems.append(_file_problem("certificate", os.fspath(endpoint.certificate), error))
-    if endpoint.client_certificate is not None:
-        try:
-            # The empty password keeps OpenSSL from asking for one at the terminal.
-            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
-        except OSError as error:
-            both = f"{endpoint.client_certificate}, {endpoint.client_key}"
-            problems.append(_file_problem("client certificate and key", both, error))
-    return problems
+            fresh = self._opener(self._endpoint)
+        except ConfigError as error:
+            if not self._warned:
+                _log.warning("%s: the old certificates stay in use: %s", self._endpoint.signal, error.problems[0])
+            self._warned = True
+            return
+        if stamp(self._endpoint) != now:  # they changed while they were read: perhaps not all are of one kind
+            fresh.close()
+            return
+        self._inner.close()
+        self._inner, self._stamp = fresh, now
+        _log.info("%s: the certificates have changed and are in use", self._endpoint.signal)
+        self._warned = False
 
 
-def _file_problem(what: str, place: str, error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"{place}: no usable {what}; give PEM files that belong together, the key not encrypted"
-    return f"{place}: {what} cannot be read ({error.strerror}); name a readable file"
+class _PinnedAdapter(PunctualAdapter):
+    """TLS as its context says, and no file is read for a connection; requests would read them each time."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> urllib3.PoolManager:
+        return super().proxy_manager_for(*arguments, ssl_context=self._context, **options)
+
+    def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(*arguments, **options)
+        return host, {"cert_reqs": "CERT_REQUIRED"}
+
+    def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
+        """Nothing is to be set on the connection."""
 
 
 class HttpTransport:
@@ -97,8 +141,9 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, PunctualAdapter())
+        self._session.mount("http://", PunctualAdapter())
+        pinned = has_files(endpoint)
+        self._session.mount("https://", _PinnedAdapter(client_context(endpoint)) if pinned else PunctualAdapter())
         # Without this, requests replaces the configured Authorization by an entry of ~/.netrc.
         self._session.auth = lambda request: request
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -132,15 +177,11 @@ class HttpTransport:
         endpoint = self._endpoint
         if endpoint.compression is config.Compression.GZIP:
             body = gzip.compress(body, compresslevel=6, mtime=0)
-        client = endpoint.client_certificate, endpoint.client_key
         with self._session.post(
             endpoint.url,
             data=body,
             headers=self._headers,
             timeout=urllib3.Timeout(total=endpoint.timeout_s),  # type: ignore[arg-type]  # documented, not in the stubs
-            # Said for each request: REQUESTS_CA_BUNDLE would win over the session's own setting.
-            verify=True if endpoint.certificate is None else os.fspath(endpoint.certificate),
-            cert=None if client[0] is None else (os.fspath(client[0]), os.fspath(client[1] or "")),
             allow_redirects=False,
             stream=True,
         ) as response:
@@ -188,7 +229,7 @@ def _inner(error: BaseException) -> BaseException | None:
 class GrpcTransport:
     """OTLP over gRPC; the timeout is the deadline of the whole call.
 
-    Certificates are read once, here. Retries and long reconnect pauses of the library are off, because
+    Retries and long reconnect pauses of the library are off, because
     the sender's own backoff decides when to try again.
     """
 
@@ -207,7 +248,7 @@ class GrpcTransport:
         gzipped = endpoint.compression is config.Compression.GZIP
         compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
         if endpoint.secure:
-            self._channel = grpc.secure_channel(target, _credentials(endpoint), options, compression)
+            self._channel = grpc.secure_channel(target, channel_credentials(endpoint), options, compression)
         else:
             self._channel = grpc.insecure_channel(target, options, compression)
         # Without serializers the library passes bytes through.
@@ -236,9 +277,3 @@ def _grpc_failure(error: grpc.RpcError) -> Answer:
     code: int = call.code().value[0]
     status = dict(call.trailing_metadata() or ()).get("grpc-status-details-bin")
     return from_grpc_status(code, call.details() or "", status if isinstance(status, bytes) else None)
-
-
-def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
-    paths = endpoint.certificate, endpoint.client_key, endpoint.client_certificate
-    roots, key, chain = (None if path is None else path.read_bytes() for path in paths)
-    return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)

@@ -1,0 +1,99 @@
+"""Certificates: read once, checked to be usable, and looked at again because they change on disk.
+
+What is read here is kept in memory. A connection that is made later never reads a file, so a file that is
+half-written or gone at that moment does no harm.
+"""
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.util.ssl_ import create_urllib3_context
+
+from otel_connect.errors import ConfigError
+from otel_connect.export.endpoint import Endpoint
+
+Stamp = tuple[tuple[int, ...] | None, ...]
+"""What tells that a file is not the one it was; ``None`` for one that cannot be looked at."""
+
+
+def has_files(endpoint: Endpoint) -> bool:
+    """Whether the way there depends on certificate files."""
+    return endpoint.secure and any(_paths(endpoint))
+
+
+def stamp(endpoint: Endpoint) -> Stamp:
+    """Look at the files without reading them."""
+    return tuple(None if path is None else _look_at(path) for path in _paths(endpoint))
+
+
+def file_problems(endpoint: Endpoint) -> list[str]:
+    """Read the certificates as TLS will; one line for each that is missing, unreadable or not PEM."""
+    if not endpoint.secure:
+        return []
+    problems = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if endpoint.certificate is not None:
+        try:
+            context.load_verify_locations(cafile=endpoint.certificate)
+        except OSError as error:
+            problems.append(_file_problem("certificate", os.fspath(endpoint.certificate), error))
+    if endpoint.client_certificate is not None:
+        try:
+            # The empty password keeps OpenSSL from asking for one at the terminal.
+            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
+        except OSError as error:
+            both = f"{endpoint.client_certificate}, {endpoint.client_key}"
+            problems.append(_file_problem("client certificate and key", both, error))
+    return problems
+
+
+def client_context(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """Read the files for HTTP; without an own authority those of ``requests`` are trusted. Raises ConfigError."""
+    if problems := file_problems(endpoint):
+        raise ConfigError(problems)
+    usual = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+    context = create_urllib3_context()
+    try:
+        authority = Path(usual) if endpoint.certificate is None else endpoint.certificate
+        if authority.is_dir():
+            context.load_verify_locations(capath=authority)
+        else:
+            context.load_verify_locations(cafile=authority)
+        if endpoint.client_certificate is not None:
+            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
+    except OSError as error:  # changed since it was checked
+        raise ConfigError([f"certificates: cannot be read ({error})"]) from error
+    return context
+
+
+def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    """Read the files for gRPC; without an own authority those of the library are trusted. Raises ConfigError."""
+    if problems := file_problems(endpoint):
+        raise ConfigError(problems)
+    try:
+        roots, chain, key = (None if path is None else path.read_bytes() for path in _paths(endpoint))
+    except OSError as error:  # changed since it was checked
+        raise ConfigError([f"certificates: cannot be read ({error})"]) from error
+    return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
+
+
+def _paths(endpoint: Endpoint) -> tuple[Path | None, ...]:
+    return endpoint.certificate, endpoint.client_certificate, endpoint.client_key
+
+
+def _look_at(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _file_problem(what: str, place: str, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"{place}: no usable {what}; give PEM files that belong together, the key not encrypted"
+    return f"{place}: {what} cannot be read ({error.strerror}); name a readable file"
