@@ -120,7 +120,7 @@ class Sender:
         self._threads: dict[int, threading.Thread] = {}
         self._trying = False
         self._deadline: float | None = None
-        self._hurried = self._gave_up = False
+        self._hurried = self._last_try = self._gave_up = False
         with self._changed:
             self._start_threads()
 
@@ -174,6 +174,7 @@ class Sender:
         while self._wait_for_turn(index):
             batches = self._spool.lease(self._signal, self._fitting.now_bytes)
             if not batches:
+                self._last_try = False
                 self._end_turn(gave_up=False)
                 return
             try:
@@ -297,23 +298,32 @@ class Sender:
         return self._pause(max(pause, answer.retry_after_s), asked_for=True)
 
     def _pause(self, seconds: float, *, asked_for: bool = False) -> bool:
-        """Wait, or until there is another way; false when the next try would come after the deadline.
+        """Wait, or until there is another way, or it works for another thread; false when it is too late to go on.
 
-        The first pause that ``finish`` meets is cut short for one last try, unless the backend asked for it.
+        The first pause that ``finish`` meets is cut short for one last try, unless the backend asked for it;
+        other threads wait for how that ends.
         """
         until = self._clock() + seconds
         with self._changed:
             route = self._route
-            self._changed.wait_for(lambda: self._left_s() is not None or self._route is not route, seconds)
-            if (left := self._left_s()) is None:
+            self._last_try = False
+            self._changed.notify_all()
+
+            def over() -> bool:
+                return self._route is not route or self._health.state is State.DELIVERING
+
+            self._changed.wait_for(lambda: self._left_s() is not None or over(), seconds)
+            if over() or (left := self._left_s()) is None:
                 return True
-            seconds = max(until - self._clock(), 0.0)
             if not (self._hurried or asked_for):
-                self._hurried, seconds = True, 0.0
-            if seconds >= left:
-                return False
-            self._changed.wait_for(lambda: self._route is not route, seconds)
-            return True
+                self._hurried = self._last_try = True
+                return left > 0
+            seconds = until - self._clock()
+            if seconds < left:
+                self._changed.wait_for(over, max(seconds, 0.0))
+                return True
+            self._changed.wait_for(lambda: over() or not self._last_try, max(left, 0.0))
+            return over()
 
     def _left_s(self) -> float | None:
         """Seconds until the deadline of ``finish``; ``None`` while nobody wants to stop."""

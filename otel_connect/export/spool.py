@@ -72,7 +72,7 @@ class Spool:
         clock: Callable[[], float],
         look_every_s: float = 10.0,
     ) -> None:
-        self._condition = threading.Condition()
+        self._condition = threading.Condition(threading.RLock())
         self._ledger = ledger
         self._limits = limits
         self._ages = ages
@@ -109,16 +109,22 @@ class Spool:
     def lease(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
         """Wait for the oldest batches of a signal and reserve them; none when it is finished and empty.
 
-        As many as fit into ``most_bytes`` of bodies, but always one.
+        As many as fit into ``most_bytes`` of bodies, but always one. It is not empty while something is on
+        lease, which may be given back.
         """
         with self._condition:
             while True:
-                self._look()
-                if batches := self._take(signal, most_bytes):
+                if batches := self.take(signal, most_bytes):
                     return batches
-                if signal in self._finishing or self._closed:
+                if self._closed or (signal in self._finishing and not self._on_lease(signal)):
                     return ()
                 self._condition.wait(self._look_every_s)
+
+    def take(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
+        """Do the same without waiting."""
+        with self._condition:
+            self._look()
+            return () if self._closed else self._take(signal, most_bytes)
 
     def give_back(self, batches: Sequence[Batch], *, alone: bool = False) -> None:
         """End a lease: the batches stay the oldest; ``alone``: from now on each is leased by itself."""
@@ -296,10 +302,10 @@ class Spool:
         on_disk: Iterable[Head] = () if self._shelf is None else self._shelf.heads(signal)
         return merge(on_disk, all_heads(self._memory, signal))
 
-    def _take(self, signal: Signal, most_bytes: int) -> list[Batch]:
+    def _take(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
         taken: list[Batch] = []
         if not self._available(signal):
-            return taken
+            return ()
         size = 0
         for head in self._heads(signal):
             if head.key in self._leased:
@@ -314,12 +320,15 @@ class Spool:
             if solitary:
                 break
         self._leased.update((batch.head.key, batch.head) for batch in taken)
-        return taken
+        return tuple(taken)
 
     def _available(self, signal: Signal) -> bool:
         waiting = self._memory.totals[signal].batches
         waiting += 0 if self._shelf is None else self._shelf.totals[signal].batches
-        return waiting > sum(head.signal is signal for head in self._leased.values())
+        return waiting > self._on_lease(signal)
+
+    def _on_lease(self, signal: Signal) -> int:
+        return sum(head.signal is signal for head in self._leased.values())
 
     def _read(self, head: Head) -> Batch | None:
         """Give a batch; ``None`` when the disk cannot be read now, or when it is damaged and so removed."""
@@ -338,6 +347,7 @@ class Spool:
         if self._closed:
             return False
         self._end_lease(batches)
+        self._condition.notify_all()
         heads = [batch.head for batch in batches]
         self._alone.difference_update(head.key for head in heads)
         in_memory = [head for head in heads if self._in_memory(head)]

@@ -1,6 +1,7 @@
 """The spool on real disks: what comes in, what comes out, what has to go, and what is told of it."""
 
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -210,4 +211,34 @@ def test_a_spool_that_was_large_gives_its_room_back(tmp_path: Path) -> None:
     assert (tmp_path / "spool" / DATABASE).stat().st_size < 1 << 20
     bench.put(request(b"and goes on"))
     assert bench.bodies() == [b"and goes on"]
+    bench.close()
+
+
+def test_a_waiting_lease_wakes_up_and_ends_when_all_is_settled(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "spool")
+    taken: list[bytes] = []
+
+    def work() -> None:
+        while batches := bench.spool.lease(Signal.LOGS, 1):
+            taken.extend(batch.body for batch in batches)
+            assert bench.spool.delivered(batches)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    bench.put(request(b"a"))
+    bench.put(request(b"b", 1, Signal.TRACES))
+    bench.put(request(b"c"))
+    held = bench.lease(Signal.TRACES)
+    bench.spool.finish(Signal.LOGS)
+    thread.join(10)
+    assert taken == [b"a", b"c"]
+
+    bench.put(request(b"d"))
+    (given_back,) = bench.lease()
+    thread = threading.Thread(target=work)
+    thread.start()  # finished, but what another has on lease may come back
+    bench.spool.give_back([given_back])
+    thread.join(10)
+    assert taken == [b"a", b"c", b"d"]
+    assert bench.spool.delivered(held)
     bench.close()
