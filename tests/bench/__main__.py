@@ -1,4 +1,4 @@
-"""The bench: ``python -m tests.bench [--quick] [probes] [pipeline] [agent]``; needs root, loads only loopback.
+"""The bench: ``python -m tests.bench [--quick] [probes] [pipeline] [spool] [agent]``; needs root, loads only loopback.
 
 Exit code 1 when attempts were lost or a total does not balance.
 """
@@ -15,6 +15,7 @@ from tests.bench.load import compiled_load
 from tests.bench.pipeline import measure_speed
 from tests.bench.plan import QUICK, WHOLE, Plan
 from tests.bench.probes import measure_cost
+from tests.bench.spool import measure_spool
 
 
 def main() -> int:
@@ -42,13 +43,23 @@ def _pipeline(plan: Plan) -> bool:
     return _show(speed.render(), right=speed.balances)
 
 
+def _spool(plan: Plan) -> bool:
+    cost = measure_spool(plan)
+    return _show(cost.render(), right=cost.balances)
+
+
 def _agent(plan: Plan) -> bool:
     with compiled_load(plan.load_core) as load, Backend() as backend:
         footprint = measure_footprint(plan, load, backend)
     return _show(footprint.render(), right=footprint.holds)
 
 
-_PARTS: dict[str, Callable[[Plan], bool]] = {"probes": _probes, "pipeline": _pipeline, "agent": _agent}
+_PARTS: dict[str, Callable[[Plan], bool]] = {
+    "probes": _probes,
+    "pipeline": _pipeline,
+    "spool": _spool,
+    "agent": _agent,
+}
 
 
 def _show(text: str, *, right: bool) -> bool:

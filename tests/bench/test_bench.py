@@ -11,7 +11,13 @@ def test_the_quick_bench_shows_its_tables_and_its_totals_balance() -> None:
     command = [sys.executable, "-m", "tests.bench", "--quick"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    for title in ("one core makes", "one core, no kernel", "where a record's time goes", "the agent takes"):
+    for title in (
+        "one core makes",
+        "one core, no kernel",
+        "where a record's time goes",
+        "by a bare commit",
+        "the agent takes",
+    ):
         assert title in result.stdout
     assert "the totals balance" in result.stdout
     assert "lost 0: balances" in result.stdout

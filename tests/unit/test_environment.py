@@ -2,8 +2,8 @@
 
 import pytest
 
-from otel_connect.config import Compression, Protocol, build
-from otel_connect.environment import environment_layer
+from otel_connect.config import Compression, Layer, Protocol, build
+from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError
 from otel_connect.model import Signal
 
@@ -123,3 +123,24 @@ def test_a_malformed_value_is_one_line_with_the_variable(option: str, text: str,
 def test_every_problem_is_reported_at_once() -> None:
     lines = problems({f"{PREFIX}TIMEOUT": "x", f"{PREFIX}LOGS_INSECURE": "x", "OTEL_METRIC_EXPORT_INTERVAL": "x"})
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "directory"),
+    [
+        (None, "/var/lib/otel-connect/spool"),
+        ("", "/var/lib/otel-connect/spool"),
+        ("/var/lib/a", "/var/lib/a/spool"),
+        ("/var/lib/a:/var/lib/b", "/var/lib/a/spool"),
+    ],
+)
+def test_the_spool_lies_in_the_state_directory_of_a_systemd_unit(state: str | None, directory: str) -> None:
+    environ = {} if state is None else {"STATE_DIRECTORY": state}
+    assert build([state_layer(environ)]).export.spool_directory == directory
+    file = Layer({"export.spool_directory": ""}, {"export.spool_directory": "a file"})
+    assert not build([state_layer(environ), file]).export.spool_directory
+
+
+def test_a_state_directory_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(ConfigError, match="STATE_DIRECTORY: must be an absolute path, or empty for memory only"):
+        build([state_layer({"STATE_DIRECTORY": "somewhere"})])
