@@ -77,10 +77,10 @@ class Shelf:
             self._fail(error)
             return 1
 
-    def look(self, next_key: int) -> int:
+    def look(self, next_key: int, *, at_once: bool = False) -> int:
         """If it is time to, see whether it is still there, or works again; gives the next key."""
         replaced = self._disk is not None and self._trouble is None and self._disk.replaced()
-        if not replaced and self._clock() < self._next_look:
+        if not (replaced or at_once) and self._clock() < self._next_look:
             return next_key
         self._next_look = self._clock() + self._look_every_s
         if self.works and not replaced:

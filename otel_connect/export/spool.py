@@ -213,7 +213,7 @@ class Spool:
         with self._condition:
             if self._closed:
                 return {}
-            self._move_to_disk()
+            self._look(at_once=True)
             self._closed = True
             left = {signal: total.records for signal, total in self._memory.totals.items() if total.records}
             self._lose(left.items(), Reason.SHUTDOWN)
@@ -228,10 +228,10 @@ class Spool:
         if self._shelf is not None:
             self._shelf.abandon()
 
-    def _look(self) -> None:
+    def _look(self, *, at_once: bool = False) -> None:
         """Look after the disk, when it is time to."""
         if self._shelf is not None and not self._closed:
-            self._next_key = self._shelf.look(self._next_key)
+            self._next_key = self._shelf.look(self._next_key, at_once=at_once)
             self._move_to_disk()
 
     def _move_to_disk(self) -> None:

@@ -433,3 +433,14 @@ def test_a_trouble_is_looked_at_only_from_time_to_time(tmp_path: Path) -> None:
     assert tries == 1 + 1
     assert bench.spool.close() == {Signal.LOGS: 10}
     assert bench.account().dropped == {Reason.SHUTDOWN: 10}
+
+
+def test_the_disk_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(3))
+    (tmp_path / "spool").unlink()
+    assert bench.spool.close() == {}
+    again = SpoolBench(tmp_path / "spool")
+    assert again.bodies() == bodies(3)
+    again.close()
