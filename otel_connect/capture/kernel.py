@@ -6,6 +6,7 @@ Nothing here needs a privilege once the probes are attached; they live as long a
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -13,7 +14,7 @@ from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import END_PROGRAMS
 from otel_connect.capture.clock import clock_offsets
-from otel_connect.capture.layout import COUNTERS, EVENT, decode_counters, decode_event, ring_records
+from otel_connect.capture.layout import COUNTERS, EVENT, ClockOffsets, decode_counters, decode_event, ring_records
 from otel_connect.capture.loader import load_probes
 from otel_connect.capture.offsets import find_offsets
 from otel_connect.config import CaptureConfig
@@ -32,10 +33,20 @@ class Drained(NamedTuple):
     """The ring may hold more."""
 
 
+class Fill(NamedTuple):
+    """How full the kernel side's stores are."""
+
+    in_progress_limit: int
+    ring_bytes: int
+    ring_limit_bytes: int
+
+
 class KernelCapture:
     """The probes at work. Use as a context manager; leaving it detaches them."""
 
-    def __init__(self, config: CaptureConfig, own_pid: int) -> None:
+    def __init__(
+        self, config: CaptureConfig, own_pid: int, sample_clocks: Callable[[], ClockOffsets] = clock_offsets
+    ) -> None:
         """Load and attach the probes; raises ProbeError with cause and remedy.
 
         Attempts of the process ``own_pid`` are left out.
@@ -51,7 +62,7 @@ class KernelCapture:
             "OTC_OWN_PID": own_pid,
         }
         loaded = load_probes(numbers)
-        self.hooks = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
+        self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
         self._attached = list(loaded.hooks.values())
         self._programs = dict(loaded.programs)
         self._maps = list(loaded.maps.values())
@@ -61,8 +72,10 @@ class KernelCapture:
             loaded.maps["counters"], _pages(self._counter_bytes), mmap.MAP_SHARED, mmap.PROT_READ
         )
         self._ring = _Ring(loaded.maps["events"], ring_bytes)
+        self._in_progress_limit = config.max_in_progress
         self._stale_ns = config.stale_after_s * 1_000_000_000
-        self._clock = clock_offsets()
+        self._sample_clocks = sample_clocks
+        self._clock = sample_clocks()
 
     def __enter__(self) -> Self:
         """Nothing to do: the probes are attached already."""
@@ -91,7 +104,7 @@ class KernelCapture:
 
         The start of processes keeps its first offset, so that a process has one creation time in all records.
         """
-        self._clock = clock_offsets()._replace(boot_ns=self._clock.boot_ns)
+        self._clock = self._sample_clocks()._replace(boot_ns=self._clock.boot_ns)
 
     def counters(self) -> KernelCounters:
         """Read what the probes have counted, summed over the CPUs."""
@@ -100,6 +113,10 @@ class KernelCapture:
     def in_progress(self) -> int:
         """Count the attempts that have no end yet."""
         return self._in_progress.count()
+
+    def fill(self) -> Fill:
+        """Say how full the ring is, and how much there is room for."""
+        return Fill(self._in_progress_limit, self._ring.waiting, self._ring.size)
 
     def missed(self) -> int:
         """Count the runs of the probes that the kernel skipped, at the most.
@@ -120,6 +137,7 @@ class KernelCapture:
 
     def detach(self) -> None:
         """Stop capturing; what was captured can still be read."""
+        self.hooks = ()
         _close(self._attached)
 
     def close(self) -> None:
@@ -149,6 +167,7 @@ class _Ring:
     """The BPF ring buffer, mapped: a consumer page to write, a producer page and the data twice to read."""
 
     def __init__(self, descriptor: int, size: int) -> None:
+        self.size = size
         self._mask = size - 1
         self._consumer_map = mmap.mmap(descriptor, _PAGE)
         self._producer_map = mmap.mmap(descriptor, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
@@ -157,6 +176,11 @@ class _Ring:
         self._consumer = memoryview(self._consumer_map)[:8].cast("Q")
         self._producer = memoryview(self._producer_map)[:8].cast("Q")
         self._data = memoryview(self._producer_map)[_PAGE:]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not read yet."""
+        return self._producer[0] - self._consumer[0]
 
     def take(self, limit: int) -> list[bytes]:
         taken = ring_records(self._data, self._mask, self._consumer[0], self._producer[0], limit)
