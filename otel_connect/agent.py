@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from otel_connect.capture.kernel import Drained
+from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.outcome import decide
 from otel_connect.capture.superseded import Overtakes
 from otel_connect.enrich.processes import Processes
+from otel_connect.figures import AgentState
 from otel_connect.model import Attempt, Balance, ConnectEvent, KernelCounters
 
 _log = logging.getLogger(__name__)
 
 _CLOCK_EVERY_S = 10.0
+_CLOCK_JUMP_NS = 50_000_000  # more than any slewing makes between two rounds
 _STALE_EVERY_S = 60.0
+_COUNTED_UP_TO = 1000  # attempts in progress: to count an entry takes a system call
 
 
 class Source(Protocol):
@@ -33,6 +36,9 @@ class Source(Protocol):
 
     def in_progress(self) -> int:
         """Count the attempts that have no end yet."""
+
+    def fill(self) -> Fill:
+        """Say how full the stores of the kernel side are."""
 
     def missed(self) -> int:
         """Count the runs of a probe that the kernel skipped."""
@@ -56,10 +62,10 @@ class Output(Protocol):
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Take a batch of attempts, in the order they ended."""
 
-    def tick(self, balance: Callable[[], Balance]) -> None:
+    def tick(self, state: Callable[[], AgentState]) -> None:
         """Do what time asks for; called many times a second."""
 
-    def close(self, balance: Balance) -> None:
+    def close(self, state: AgentState) -> None:
         """Finish: everything that was written is out, or accounted for."""
 
 
@@ -70,69 +76,143 @@ class StopSignal(Protocol):
         """Wait for so many seconds at the most; True when it is time to stop."""
 
 
-class Agent:
-    """Moves attempts from a source to an output until it is told to stop."""
+class Companion(Protocol):
+    """Who is told how far the agent is: life.Life."""
 
-    def __init__(self, source: Source, processes: Processes, output: Output, drain_interval_s: float) -> None:
+    def round(self) -> None:
+        """Note that the loop has gone round."""
+
+    def stopping(self) -> None:
+        """Note that the end has begun."""
+
+
+class Agent:
+    """Moves attempts from a source to an output until it is told to stop.
+
+    ``wall_ns`` gives Unix time and ``monotonic_ns``
+    CLOCK_MONOTONIC.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        processes: Processes,
+        output: Output,
+        drain_interval_s: float,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._source = source
         self._processes = processes
         self._output = output
-        self._interval = drain_interval_s
+        self.interval_s = drain_interval_s
+        """How often the ring is read."""
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
         self._overtakes = Overtakes()
         self._run = os.urandom(6).hex()
         self._read = 0
         self._shown = 0
         self._undecodable = 0
+        self._unnamed = 0
+        self._offset_ns: int | None = None
         self._next_clock = self._next_stale = 0.0
 
-    def run(self, stop: StopSignal, duration_s: float | None = None) -> Balance:
+    def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
         """Run until ``stop`` says so or the time is over; returns the final balance."""
-        began = time.monotonic()
+        began = self._monotonic_ns() / 1e9
         self._next_clock, self._next_stale = began + _CLOCK_EVERY_S, began + _STALE_EVERY_S
         behind = False
-        while not stop.wait(0 if behind else self._interval):
-            now = time.monotonic()
+        while not stop.wait(0 if behind else self.interval_s):
+            now = self._monotonic_ns() / 1e9
             if duration_s is not None and now - began >= duration_s:
                 break
             behind = self._step(now)
+            if companion is not None:
+                companion.round()
+        if companion is not None:
+            companion.stopping()
         return self._finish()
 
+    def rename(self, processes: Processes) -> None:
+        """Name processes in another way from now on."""
+        self._unnamed += self._processes.misses
+        self._processes = processes
+
+    def state(self) -> AgentState:
+        """Say how it is going, now."""
+        return AgentState(
+            balance=self.balance(),
+            hooks=tuple(self._source.hooks),
+            **self._source.fill()._asdict(),
+            unnamed=self._unnamed + self._processes.misses,
+            at_unix_ns=self._wall_ns(),
+        )
+
     def balance(self) -> Balance:
-        """Say where every attempt is, now."""
-        counters = self._source.counters()
-        return Balance(
-            seen=counters.seen,
+        """Say where every attempt is, now.
+
+        What is in progress is counted in the kernel's table, and so is a proof, if nothing moves meanwhile and there
+        is not too much of it; else it is what remains.
+        """
+        before = self._source.counters()
+        balance = Balance(
+            seen=before.seen,
             shown=self._shown,
-            in_progress=self._source.in_progress(),
-            in_ring=counters.emitted - self._read - self._undecodable,
+            in_progress=0,
+            in_ring=before.emitted - self._read - self._undecodable,
             lost={
-                "kernel_ring_full": counters.ring_full,
-                "kernel_map_full": counters.pending_full,
+                "kernel_ring_full": before.ring_full,
+                "kernel_map_full": before.pending_full,
                 "undecodable": self._undecodable,
             },
-            probe_missed=self._source.missed() + counters.call_full,
+            probe_missed=self._source.missed() + before.call_full,
         )
+        if balance.difference <= _COUNTED_UP_TO:
+            counted = self._source.in_progress()
+            if self._source.counters() == before:
+                return balance._replace(in_progress=counted)
+        # Beginnings are read after ends, so that no attempt has only ended.
+        balance = balance._replace(seen=self._source.counters().seen)
+        return balance._replace(in_progress=balance.difference)
 
     def _step(self, now: float) -> bool:
         """Do one round; True when the ring holds more."""
-        if now >= self._next_clock:
-            self._next_clock = now + _CLOCK_EVERY_S
-            self._source.refresh_clock()
+        self._follow_clock(now)
         behind = self._drain()
         if now >= self._next_stale:
             self._next_stale = now + _STALE_EVERY_S
-            self._hand_over(self._source.take_stale(time.monotonic_ns()))
-        self._output.tick(self.balance)
+            self._hand_over(self._source.take_stale(self._monotonic_ns()))
+        self._output.tick(self.state)
         return behind
+
+    def _follow_clock(self, now: float) -> None:
+        """Have the clocks compared again from time to time, and at once when wall time has been set."""
+        before = self._monotonic_ns()
+        wall = self._wall_ns()
+        after = self._monotonic_ns()
+        if after - before > _CLOCK_JUMP_NS // 2:
+            return  # something came between the readings
+        moved_ns = 0 if self._offset_ns is None else wall - before - self._offset_ns
+        jumped = abs(moved_ns) > _CLOCK_JUMP_NS
+        if jumped or self._offset_ns is None or now >= self._next_clock:
+            self._next_clock = now + _CLOCK_EVERY_S
+            self._offset_ns = wall - before
+            self._source.refresh_clock()
+        if jumped:
+            _log.warning(
+                "wall time moved by %+.1f s: it was set, or the machine slept; timestamps follow", moved_ns / 1e9
+            )
 
     def _finish(self) -> Balance:
         self._source.detach()
         while self._drain():
             pass
         self._hand_over(self._source.take_in_progress())
-        balance = self.balance()
-        self._output.close(balance)
-        return balance
+        state = self.state()
+        self._output.close(state)
+        return state.balance
 
     def _drain(self) -> bool:
         drained = self._source.drain()
@@ -146,7 +226,7 @@ class Agent:
     def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
         if not events:
             return
-        now = time.time_ns()
+        now = self._wall_ns()
         self._output.write([self._attempt(event, now) for event in events])
         self._shown += len(events)
 

@@ -1,8 +1,10 @@
 """The commands, and what a user is told when something is wrong: one line each, and an exit code.
 
-0 done · 2 configuration or usage · 70 internal fault · 77 not permitted · 78 kernel or bindings unsupported
+0 done · 1 not healthy · 2 configuration or usage · 70 internal fault · 74 standard output cannot be written ·
+77 not permitted · 78 kernel or bindings unsupported
 """
 
+import errno
 import logging
 import os
 import platform
@@ -21,7 +23,13 @@ from otel_connect import __version__
 from otel_connect.config import Configuration, Layer, Output, Protocol, build, file_layer
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError, OtelConnectError
-from otel_connect.export.endpoint import resolve
+from otel_connect.export.endpoint import output_kind, resolve
+from otel_connect.serve.listener import ask_livez, wanted
+from otel_connect.serve.log import start_log
+
+_log = logging.getLogger(__name__)
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 _CONFIG = click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file (TOML).")
 
@@ -44,17 +52,34 @@ def commands() -> None:
     type=click.Choice([protocol.value for protocol in Protocol]),
     help="OTLP transport (OTEL_EXPORTER_OTLP_PROTOCOL).  [default: http/protobuf]",
 )
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the agent's own log.  [default: text]")
 @click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds.")
 def run(
-    file: Path | None, output: str | None, endpoint: str | None, protocol: str | None, duration: float | None
+    *,
+    file: Path | None,
+    output: str | None,
+    endpoint: str | None,
+    protocol: str | None,
+    log_format: str | None,
+    duration: float | None,
 ) -> None:
-    """Capture until SIGINT or SIGTERM, or for --duration seconds. Needs root, or CAP_BPF and CAP_PERFMON."""
-    flags = {"export.output": output, "export.endpoint": endpoint, "export.protocol": protocol}
+    """Capture until SIGINT or SIGTERM, or for --duration seconds. Needs root, or CAP_BPF and CAP_PERFMON.
+
+    SIGHUP reads the configuration again.
+    """
+    flags = {
+        "export.output": output,
+        "export.endpoint": endpoint,
+        "export.protocol": protocol,
+        "log.format": log_format,
+    }
+    start_log(log_format or "text")
     configuration = _configuration(file, flags)
+    start_log(configuration.log.format)
+    signals = _Signals()
     from otel_connect.run import run_agent  # noqa: PLC0415 - the other commands start without it in no time
 
-    _log_to_stderr()
-    run_agent(configuration, _StopSignal(), duration)
+    run_agent(configuration, signals, duration, lambda: _configuration(file, flags))
 
 
 @commands.command()
@@ -71,6 +96,20 @@ def validate(file: Path | None) -> None:
 
 
 @commands.command()
+@_CONFIG
+def health(file: Path | None) -> None:
+    """Ask a running agent whether it is alive, where its configuration says that it listens; exit code 0 or 1."""
+    configuration = _configuration(file, {})
+    address = wanted(configuration.serve, by_default=output_kind(configuration.export) is Output.OTLP)
+    if address is None:
+        _refuse("there is no status server to ask; set serve.listen (OTEL_CONNECT_LISTEN)", 1)
+    try:
+        click.echo(ask_livez(address))
+    except OSError as error:
+        _refuse(f"{address}: {error}", 1)
+
+
+@commands.command()
 def version() -> None:
     """Say which version this is, of what."""
     click.echo(f"otel-connect {__version__} (Python {platform.python_version()}, Linux {platform.release()})")
@@ -78,8 +117,11 @@ def version() -> None:
 
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
+    _mend_streams()
+    start_log("text")
     try:
         commands.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
     except click.ClickException as error:
@@ -90,19 +132,42 @@ def main() -> NoReturn:
         _refuse(str(error), error.exit_code)
     except BrokenPipeError:
         # Whoever read this has gone, as `head` does: that is how such a pipe ends, and no failure.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _end(0)
     except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            _refuse(f"standard output cannot be written ({error.strerror})", 74)
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         _refuse(f"internal error: {type(error).__name__}: {error} ({place}); please report this", 70)
-    sys.exit(0)
+    _end(0)
 
 
 def _refuse(message: str, exit_code: int) -> NoReturn:
     for line in message.splitlines() or [""]:
-        click.echo(f"otel-connect: {line}", err=True)
+        _log.error("%s", line)
+    _end(exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End the process; what standard output does not take is left, or the interpreter would fail for it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(exit_code)
+
+
+def _mend_streams() -> None:
+    """Open what of the standard streams is closed: else the next file or socket gets its number, and its text."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
 
 
 def _configuration(file: Path | None, flags: Mapping[str, str | None]) -> Configuration:
@@ -124,33 +189,35 @@ def _flag_layer(flags: Mapping[str, str | None]) -> Layer:
     return Layer(values, origins)
 
 
-class _StopSignal:
-    """Set by SIGINT or SIGTERM; a second signal ends the process at once.
+class _Signals:
+    """SIGINT and SIGTERM ask to stop, a second one ends the process at once; SIGHUP asks to reload.
 
     Not a threading.Event: its lock is not reentrant, and a handler that runs while the main thread holds it
     would wait for itself forever.
     """
 
     def __init__(self) -> None:
-        self._came = False
+        self._stop = False
+        self._reload = False
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGHUP, self._handle)
 
     def wait(self, timeout: float) -> bool:
-        """Wait for so many seconds, or not at all once the signal has come; say whether it has."""
-        if not self._came:
+        """Wait for so many seconds, or not at all once the agent shall stop; say whether it shall."""
+        if not self._stop:
             time.sleep(timeout)
-        return self._came
+        return self._stop
+
+    def take_reload(self) -> bool:
+        """Say whether the configuration is to be read again; true once for each time it was asked for."""
+        wanted_now, self._reload = self._reload, False
+        return wanted_now
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._came:
+        if number == signal.SIGHUP:
+            self._reload = True
+        elif self._stop:
             os._exit(128 + number)
-        self._came = True
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("otel-connect: %(message)s"))
-    logger = logging.getLogger("otel_connect")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+        else:
+            self._stop = True

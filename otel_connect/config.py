@@ -145,6 +145,40 @@ class ExportConfig(_Section):
         return value
 
 
+class Listen(NamedTuple):
+    """Where the status server listens: a Unix socket, or else a host and a port."""
+
+    path: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Write it as the configuration does."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
+
+
+class ServeConfig(_Section):
+    """The status server: what a probe, a scraper or a person can ask the agent."""
+
+    listen: str | None = None
+    """``HOST:PORT``, ``unix:/PATH``, empty for none; ``None``: ``DEFAULT_LISTEN`` when output is otlp."""
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value:
+            parse_listen(value)
+        return value
+
+
+class LogConfig(_Section):
+    """What the agent writes to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """``text``: a line for a person; ``json``: an object for each line."""
+
+
 class Configuration(_Section):
     """Everything the agent can be told."""
 
@@ -152,6 +186,27 @@ class Configuration(_Section):
     enrich: EnrichConfig = EnrichConfig()
     encode: EncodeConfig = EncodeConfig()
     export: ExportConfig = ExportConfig()
+    serve: ServeConfig = ServeConfig()
+    log: LogConfig = LogConfig()
+
+
+DEFAULT_LISTEN = Listen("", "127.0.0.1", 9475)
+
+
+def parse_listen(text: str) -> Listen:
+    """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``; raises ValueError that says how to write it."""
+    scheme, _, path = text.partition(":")
+    if scheme == "unix":
+        if not path.startswith("/") or "\0" in path or len(path.encode()) > 107:
+            raise ValueError("must name an absolute path of at most 107 bytes, such as unix:/run/otel-connect.sock")
+        return Listen(path, "localhost", 0)
+    host, _, port = text.rpartition(":")
+    name = host.removeprefix("[").removesuffix("]")
+    if not name or (":" in name) is not host.startswith("[") or not (port.isascii() and port.isdigit()):
+        raise ValueError(f"must be HOST:PORT, such as {DEFAULT_LISTEN}, or unix:/PATH")
+    if not 0 < int(port[:6]) < 1 << 16:
+        raise ValueError("must have a port from 1 to 65535")
+    return Listen("", name, int(port))
 
 
 class Layer(NamedTuple):

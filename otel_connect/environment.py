@@ -1,4 +1,4 @@
-"""The standard OTEL_EXPORTER_OTLP_* variables, as one layer of the configuration.
+"""The standard OTEL_EXPORTER_OTLP_* variables, and two of our own, as one layer of the configuration.
 
 The specification gives every option a generic form and one for each signal
 (``OTEL_EXPORTER_OTLP_TIMEOUT``, ``OTEL_EXPORTER_OTLP_LOGS_TIMEOUT``). A variable that is empty counts as
@@ -111,4 +111,6 @@ _VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
         for option, (key, parse) in _OPTIONS.items()
     },
     "OTEL_METRIC_EXPORT_INTERVAL": ("export.metric_interval_ms", _milliseconds),
+    "OTEL_CONNECT_LISTEN": ("serve.listen", str),
+    "OTEL_CONNECT_LOG_FORMAT": ("log.format", str.lower),
 }

@@ -2,16 +2,32 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
-from otel_connect.config import Configuration
+from otel_connect.config import Configuration, ExportConfig
 from otel_connect.encode.encoder import Encoder
+from otel_connect.encode.events import AgentEvent, encode_event, stopped
 from otel_connect.encode.json_lines import json_line
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.resource import Resource, resource_message
-from otel_connect.encode.self_metrics import SelfSnapshot
-from otel_connect.export.ledger import Account, Ledger, Reason
+from otel_connect.export.delay import BOUNDARIES_S, Delays
+from otel_connect.export.ledger import Account as Records
+from otel_connect.export.ledger import Ledger, Reason
+from otel_connect.export.sender import Health
+from otel_connect.export.spool import SpoolState
+from otel_connect.figures import (
+    NO_FIGURES,
+    NO_OUTLET,
+    Account,
+    AgentState,
+    Delivery,
+    Distribution,
+    Figures,
+    Outlet,
+    Spool,
+)
 from otel_connect.model import Attempt, Balance, Request, Signal
 from otel_connect.serve.console import ConsoleOutput
 from otel_connect.serve.summary import Summary, render
@@ -20,9 +36,10 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_ON_CLOSE_S = 5.0
 _BATCH_RECORDS = 4096
+_NOTICE_EVERY_S = 60.0
 _PER_ATTEMPT = (Signal.LOGS, Signal.TRACES)  # metrics are sums: their records are data points
 
-BalanceNow = Callable[[], Balance]
+StateNow = Callable[[], AgentState]
 
 
 class ConsoleView:
@@ -32,20 +49,49 @@ class ConsoleView:
         self._console = console
         self._stream = stream
         self._summary = Summary()
-        console.write([])  # the header: something to see while nothing happens
+        self._hidden = 0
+        self._show([])  # the header: something to see while nothing happens
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Show the attempts now."""
         self._summary.add(attempts)
-        self._console.write(attempts)
+        self._show(attempts)
 
-    def tick(self, balance: BalanceNow) -> None:
+    def tick(self, state: StateNow) -> None:
         """Nothing waits here."""
 
-    def close(self, balance: Balance) -> None:
+    def close(self, state: AgentState) -> None:
         """Show the summary."""
-        self._stream.write("\n".join(["", *render(self._summary, balance)]) + "\n")
-        self._stream.flush()
+        if self._hidden:
+            _log.warning("%d attempts could not be shown; the summary has them", self._hidden)
+        lines = ["", *render(self._summary, state.balance)]
+        try:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _log.warning("standard output cannot be written (%s): %s", error.strerror, lines[-1])
+
+    def outlet(self, _state: AgentState) -> Outlet:
+        """Nothing is sent from here."""
+        return NO_OUTLET
+
+    def event(self, event: AgentEvent) -> None:
+        """Events are for backends; a person reads the log."""
+
+    def reconfigure(self, configuration: Configuration) -> None:
+        """Nothing of it can be configured."""
+
+    def _show(self, attempts: Sequence[Attempt]) -> None:
+        try:
+            self._console.write(attempts)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk, mostly: it may have room again later
+            if not self._hidden:
+                _log.warning("standard output cannot be written (%s); attempts go on being counted", error.strerror)
+            self._hidden += len(attempts)
 
 
 class Sink(Protocol):
@@ -54,33 +100,91 @@ class Sink(Protocol):
     def put(self, request: Request) -> None:
         """Take a request; never waits for anyone."""
 
-    def accounts(self) -> Mapping[Signal, Account]:
+    def accounts(self) -> Mapping[Signal, Records]:
         """Say where the records of each signal are."""
+
+    def health(self) -> Mapping[Signal, Health]:
+        """Tell for each signal how delivery is going."""
+
+    def spool_state(self) -> SpoolState | None:
+        """Say what waits on disk; ``None`` where nothing does."""
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        """Tell how long the records that arrived had waited."""
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        """Deliver in another way from now on; raises ConfigError and changes nothing when that cannot be."""
 
     def close(self, timeout_s: float) -> None:
         """Send what waits until the time is up."""
 
 
-class JsonLines:
-    """A sink that writes each request as one line of OTLP JSON."""
+class RawStream(Protocol):
+    """A file without a buffer: what it says is written, is."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def write(self, data: memoryview, /) -> int | None:
+        """Write some of the bytes, and say how many."""
+
+
+class JsonLines:
+    """A sink that writes each request as one line of OTLP JSON to a raw stream, such as ``sys.stdout.buffer.raw``.
+
+    A buffer would keep what could not be written, and nobody could say whether it ever was. What cannot be
+    written is lost and counted; BrokenPipeError passes through, because nobody reads any more.
+    """
+
+    def __init__(self, stream: RawStream, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._ledger = Ledger()
+        self._torn = False
+        self._quiet_until = 0.0
 
     def put(self, request: Request) -> None:
         """Write the request now."""
         self._ledger.accept(request.signal, request.records)
-        self._stream.write(json_line(request) + "\n")
-        self._stream.flush()
-        self._ledger.export(request.signal, request.records)
+        try:
+            # What was torn off before ends here, so that only that line is none.
+            self._write((b"\n" if self._torn else b"") + json_line(request).encode() + b"\n")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._ledger.drop(request.signal, Reason.OUTPUT_IO, request.records)
+            if self._clock() >= self._quiet_until:
+                self._quiet_until = self._clock() + _NOTICE_EVERY_S
+                _log.warning("standard output cannot be written (%s); records are lost", error.strerror)
+        else:
+            self._ledger.export(request.signal, request.records)
 
-    def accounts(self) -> Mapping[Signal, Account]:
+    def accounts(self) -> Mapping[Signal, Records]:
         """Count what was written as exported."""
         return self._ledger.snapshot()
 
+    def health(self) -> Mapping[Signal, Health]:
+        """Nothing is delivered from here."""
+        return {}
+
+    def spool_state(self) -> SpoolState | None:
+        """Nothing waits here."""
+        return None
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        """Nothing waits here."""
+        return {}
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        """Nothing of it can be configured."""
+
     def close(self, timeout_s: float) -> None:
         """Nothing waits here."""
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        while rest:
+            written = self._stream.write(rest)
+            self._torn = True
+            rest = rest[written or 0 :]
+        self._torn = False
 
 
 class Telemetry:
@@ -95,18 +199,15 @@ class Telemetry:
     ) -> None:
         self._sink = sink
         self._clock = clock
-        self._flush_interval = configuration.export.flush_interval_ms / 1000
-        self._metric_interval = configuration.export.metric_interval_ms / 1000
-        self._balance = Balance(0, 0, 0, 0, {}, 0)
+        self._state = NO_FIGURES.state
         self._encoded = 0
         self._encode_errors = 0
-        self._metrics = AttemptMetrics(resource, in_progress=lambda: self._balance.in_progress, snapshot=self._snapshot)
-        message = resource_message(resource)
-        self._encoder = Encoder(configuration.encode, message, self._metrics)
-        self._encoder_for_one = Encoder(configuration.encode, message)
+        self._events: Counter[str] = Counter()
+        self._resource = resource_message(resource)
+        self._metrics = AttemptMetrics(resource, figures=lambda: Figures(self._state, self.outlet(self._state)))
         self._batch: list[Attempt] = []
-        self._next_flush = 0.0
-        self._next_metrics = clock() + self._metric_interval
+        self._next_flush = self._next_metrics = 0.0
+        self._configure(configuration)
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Add the attempts to the batch; a large batch does not wait for its time."""
@@ -116,25 +217,63 @@ class Telemetry:
         if len(self._batch) >= _BATCH_RECORDS:
             self._flush()
 
-    def tick(self, balance: BalanceNow) -> None:
+    def tick(self, state: StateNow) -> None:
         """Send the batch and the metrics when they are due."""
         now = self._clock()
         if self._batch and now >= self._next_flush:
             self._flush()
         if now >= self._next_metrics:
             self._next_metrics = now + self._metric_interval
-            self._collect(balance())
+            self._collect(state())
 
-    def close(self, balance: Balance) -> None:
+    def event(self, event: AgentEvent) -> None:
+        """Send an event of the agent; it is no attempt, and not in the account of these."""
+        self._events[event.name] += 1
+        self._sink.put(encode_event(event, self._resource, time.time_ns()))
+
+    def reconfigure(self, configuration: Configuration) -> None:
+        """Encode and deliver in another way from now on; raises ConfigError and changes nothing if that cannot be."""
+        self._sink.reconfigure(configuration.export)
+        self._configure(configuration)
+
+    def outlet(self, state: AgentState) -> Outlet:
+        """Say where the record of every attempt is, for each signal that has one record an attempt, and of all else."""
+        records, spool, now = self._sink.accounts(), self._sink.spool_state(), self._clock()
+        return Outlet(
+            accounts={signal: self._account(signal, state.balance, records[signal]) for signal in Signal},
+            delivery={
+                signal: Delivery(health.state, health.message, round(now - health.since_s, 3))
+                for signal, health in self._sink.health().items()
+            },
+            spool=None if spool is None else _spool(spool),
+            delays={
+                signal: Distribution(BOUNDARIES_S, delays.counts, delays.sum_s)
+                for signal, delays in self._sink.delays().items()
+            },
+            events=dict(self._events),
+            overflowed=self._metrics.overflowed,
+        )
+
+    def close(self, state: AgentState) -> None:
         """Send everything, and say where it went."""
         self._flush()
-        self._collect(balance)
+        self._collect(state)
+        self.event(stopped(state.balance.seen))
         self._sink.close(_FLUSH_ON_CLOSE_S)
-        snapshot, accounts = self._snapshot(), self._sink.accounts()
+        accounts = self.outlet(state).accounts
         for signal in _PER_ATTEMPT:
-            _log.info("%s", _ledger_line(snapshot, signal, accounts[signal].recovered))
-        if snapshot.probe_missed:
-            _log.info("probes skipped by the kernel at most %d times: see docs/operations.md", snapshot.probe_missed)
+            _log.info("%s", _ledger_line(signal, accounts[signal]))
+        if state.balance.probe_missed:
+            _log.info(
+                "probes skipped by the kernel at most %d times: see docs/operations.md", state.balance.probe_missed
+            )
+
+    def _configure(self, configuration: Configuration) -> None:
+        self._flush_interval = configuration.export.flush_interval_ms / 1000
+        self._metric_interval = configuration.export.metric_interval_ms / 1000
+        self._next_metrics = self._clock() + self._metric_interval
+        self._encoder = Encoder(configuration.encode, self._resource, self._metrics)
+        self._encoder_for_one = Encoder(configuration.encode, self._resource)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
@@ -157,41 +296,35 @@ class Telemetry:
                 self._encode_errors += 1
         return tuple(requests)
 
-    def _collect(self, balance: Balance) -> None:
-        self._balance = balance
+    def _collect(self, state: AgentState) -> None:
+        self._state = state
         for request in self._metrics.collect():
             self._sink.put(request)
 
-    def _snapshot(self) -> SelfSnapshot:
-        """Say where the record of every attempt is, for each signal that has one record an attempt."""
-        balance, accounts = self._balance, self._sink.accounts()
+    def _account(self, signal: Signal, balance: Balance, records: Records) -> Account:
+        if signal not in _PER_ATTEMPT:
+            return Account(records.accepted, records.recovered, records.exported, records.queued, _by_reason(records))
         waiting = balance.in_progress + balance.in_ring + balance.shown - self._encoded
-        dropped: dict[tuple[Signal, str], int] = {}
-        for signal in _PER_ATTEMPT:
-            reasons: dict[str, int] = {**balance.lost}
-            reasons.update(accounts[signal].dropped.items())
-            reasons[Reason.ENCODE_ERROR] = self._encode_errors
-            if signal is Signal.TRACES:
-                reasons[Reason.SAMPLED] = self._encoded - self._encode_errors - accounts[signal].accepted
-            dropped |= {(signal, reason): count for reason, count in reasons.items() if count}
-        return SelfSnapshot(
-            seen=balance.seen,
-            exported={signal: accounts[signal].exported for signal in _PER_ATTEMPT},
-            queued={signal: waiting + accounts[signal].queued for signal in _PER_ATTEMPT},
-            dropped=dropped,
-            probe_missed=balance.probe_missed,
-        )
+        reasons = {**balance.lost, **_by_reason(records)}
+        reasons[Reason.ENCODE_ERROR] = self._encode_errors
+        if signal is Signal.TRACES:
+            reasons[Reason.SAMPLED] = self._encoded - self._encode_errors - records.accepted
+        dropped = {reason: count for reason, count in reasons.items() if count}
+        return Account(balance.seen, records.recovered, records.exported, waiting + records.queued, dropped)
 
 
-def _ledger_line(snapshot: SelfSnapshot, signal: Signal, recovered: int) -> str:
-    reasons = {reason: count for (of, reason), count in snapshot.dropped.items() if of is signal}
-    detail = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    known = snapshot.exported[signal] + snapshot.queued[signal] + sum(reasons.values())
-    difference = snapshot.seen + recovered - known
-    line = (
-        f"{signal}: seen {snapshot.seen}{f' + recovered {recovered}' if recovered else ''}"
-        f" = exported {snapshot.exported[signal]}"
-        f" + queued {snapshot.queued[signal]} + dropped {sum(reasons.values())}"
-    )
+def _spool(state: SpoolState) -> Spool:
+    return Spool(state.size_bytes, state.limit_bytes, round(state.oldest_age_s or 0.0, 3), state.degraded or "")
+
+
+def _by_reason(records: Records) -> dict[str, int]:
+    return {str(reason): count for reason, count in records.dropped.items()}
+
+
+def _ledger_line(signal: Signal, account: Account) -> str:
+    detail = ", ".join(f"{reason} {count}" for reason, count in sorted(account.dropped.items()))
+    line = f"{signal}: seen {account.taken}"
+    line += f" + recovered {account.recovered}" if account.recovered else ""
+    line += f" = exported {account.exported} + queued {account.queued} + dropped {sum(account.dropped.values())}"
     line += f" ({detail})" if detail else ""
-    return line + (f"; {difference:+} unaccounted for, please report this" if difference else "")
+    return line + (f"; {account.difference:+} unaccounted for, please report this" if account.difference else "")

@@ -1,47 +1,86 @@
 """Build the agent from a configuration, and run it."""
 
 import gc
+import logging
 import os
 import sys
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
-import click
-
-from otel_connect.agent import Agent, Output, StopSignal
+from otel_connect.agent import Agent, StopSignal
 from otel_connect.capture.kernel import KernelCapture
+from otel_connect.capture.privileges import drop_privileges
 from otel_connect.config import Configuration
 from otel_connect.config import Output as OutputKind
+from otel_connect.encode.events import started
 from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
-from otel_connect.enrich.processes import Processes
-from otel_connect.enrich.procfs import executable, sees_host_processes, user_name
-from otel_connect.export.endpoint import resolve
+from otel_connect.enrich.procfs import sees_host_processes
+from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.life import Life
 from otel_connect.outputs import ConsoleView, JsonLines, Telemetry
+from otel_connect.running import Running, StatusPages, name_processes
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
+from otel_connect.serve.systemd import ServiceManager
+
+_log = logging.getLogger(__name__)
 
 
-def run_agent(configuration: Configuration, stop: StopSignal, duration_s: float | None) -> None:
-    """Capture until ``stop`` says so or the time is over; raises ProbeError or ConfigError."""
+class Signals(StopSignal, Protocol):
+    """What the operator wants of a running agent."""
+
+    def take_reload(self) -> bool:
+        """Say whether the configuration is to be read again; true once for each time it was asked for."""
+
+
+def run_agent(
+    configuration: Configuration, signals: Signals, duration_s: float | None, load: Callable[[], Configuration]
+) -> None:
+    """Capture until ``signals`` say so or the time is over; raises ProbeError or ConfigError.
+
+    ``load`` reads the configuration again.
+    """
     host_processes = sees_host_processes()
     if not host_processes:
-        _say("this PID namespace is not the host's: programs are named as the kernel does (use --pid=host)")
+        _log.warning("this PID namespace is not the host's: programs are named as the kernel does (use --pid=host)")
     # What is here now stays; attempts are short-lived tuples without cycles, of which thousands are normal.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-    with KernelCapture(configuration.capture, os.getpid() if host_processes else 0) as capture:
+    with ExitStack() as stack:
+        manager = ServiceManager(os.environ, os.getpid())
+        stack.callback(manager.close)
+        pages = StatusPages(configuration)
+        stack.callback(pages.close)
+        capture = stack.enter_context(KernelCapture(configuration.capture, os.getpid() if host_processes else 0))
+        # Before the first thread: each thread has what the one that starts it has.
+        drop_privileges(lambda: (capture.in_progress(), capture.missed()))
         output, where = _open_output(configuration)
-        # A pid of another namespace would name an unrelated process.
-        lookup = executable if host_processes else lambda _pid, _start: None
-        processes = Processes(lookup, user_name, configuration.enrich.process_cache_size)
+        processes = name_processes(configuration.enrich, host_processes=host_processes)
         agent = Agent(capture, processes, output, configuration.capture.drain_interval_ms / 1000)
-        _say(f"capturing every TCP connect attempt of this host, to {where} ({', '.join(capture.hooks)})")
-        agent.run(stop, duration_s)
+        running = Running(configuration, agent, output, pages, host_processes=host_processes)
+        life = Life(
+            agent.state,
+            output,
+            manager,
+            where=where,
+            pages=pages,
+            load=load,
+            apply=running.apply,
+            reload_wanted=signals.take_reload,
+        )
+        pages.start(life.report())
+        _log.info("capturing every TCP connect attempt of this host, to %s (%s)", where, ", ".join(capture.hooks))
+        manager.ready(f"capturing, to {where}")
+        output.event(started(capture.hooks))
+        agent.run(signals, duration_s, life)
 
 
-def _open_output(configuration: Configuration) -> tuple[Output, str]:
-    endpoints = resolve(configuration.export)
-    kind = configuration.export.output or (OutputKind.OTLP if endpoints else OutputKind.CONSOLE)
+def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry, str]:
+    kind = output_kind(configuration.export)
     if kind is OutputKind.CONSOLE:
         colour = colour_wanted(sys.stdout, os.environ)
         console = ConsoleOutput(sys.stdout, colour=colour, width=terminal_width(sys.stdout))
@@ -53,8 +92,9 @@ def _open_output(configuration: Configuration) -> tuple[Output, str]:
         node_name=os.environ.get(NODE_NAME_VARIABLE),
     )
     if kind is OutputKind.JSON:
-        return Telemetry(configuration, resource, JsonLines(sys.stdout)), "standard output as OTLP JSON"
-    places = dict.fromkeys(endpoint.url for endpoint in endpoints.values())
+        sink = JsonLines(FileIO(sys.stdout.fileno(), "wb", closefd=False))
+        return Telemetry(configuration, resource, sink), "standard output as OTLP JSON"
+    places = dict.fromkeys(endpoint.url for endpoint in resolve(configuration.export).values())
     return Telemetry(configuration, resource, OtlpExporter(configuration.export)), ", ".join(places)
 
 
@@ -63,7 +103,3 @@ def _machine_id(path: Path = Path("/etc/machine-id")) -> str | None:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _say(line: str) -> None:
-    click.echo(f"otel-connect: {line}", err=True)

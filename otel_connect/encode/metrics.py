@@ -7,12 +7,13 @@ and nothing global is set.
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-from opentelemetry.metrics import Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION as AGGREGATION_VARIABLE,
 )
@@ -34,14 +35,15 @@ from opentelemetry.trace import SpanContext as SdkSpanContext
 from otel_connect import __version__
 from otel_connect.encode.attributes import SCHEMA_URL, SCOPE
 from otel_connect.encode.cardinality import AttributeSets, metric_key
-from otel_connect.encode.self_metrics import SelfSnapshot, observe_agent
+from otel_connect.encode.points import CountedHistogram, mend_starts
+from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.encode.spans import SpanContext
+from otel_connect.figures import NO_FIGURES, Distribution, Figures, Kind, SelfMetric
 from otel_connect.model import Attempt, Request, Signal
 
 ATTEMPTS = "otel_connect.attempts"
 ATTEMPT_DURATION = "otel_connect.attempt.duration"
 IN_PROGRESS = "otel_connect.attempts.in_progress"
-OVERFLOWED = "otel_connect.agent.metrics.overflowed"
 
 # Seconds; the retries of a SYN fall at 1, 3, 7, 15, 31, 63 and 127 s, each just below a boundary.
 DURATION_BOUNDARIES = (
@@ -55,8 +57,8 @@ _logger = logging.getLogger(__name__)
 class AttemptMetrics:
     """The metrics of one resource: of the attempts, and of the agent itself.
 
-    ``in_progress`` returns how many attempts have begun and not ended; ``snapshot`` returns the agent's own
-    figures and is called once for each collection, so that the figures of one request fit together.
+    ``figures`` returns what the agent says of itself, and is called once for each collection, so that all that
+    one request says is of one moment.
     ``environ`` is where the standard variables are looked up; a value that is none of theirs is logged and
     the default taken. One thread records and collects.
     """
@@ -65,8 +67,7 @@ class AttemptMetrics:
         self,
         resource: Resource,
         *,
-        in_progress: Callable[[], int],
-        snapshot: Callable[[], SelfSnapshot],
+        figures: Callable[[], Figures],
         max_attribute_sets: int = 1000,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -81,10 +82,14 @@ class AttemptMetrics:
         provider = MeterProvider([self._reader], resource, shutdown_on_exit=False, views=[view])
         self._sets = AttributeSets(max_attribute_sets)
         self._sets_expire = temporality[Counter] is AggregationTemporality.DELTA
-        self._overflowed = 0
-        self._take_snapshot = snapshot
-        self._snapshot = snapshot()
-        self._register(provider.get_meter(SCOPE, __version__, SCHEMA_URL), in_progress)
+        self.overflowed = 0
+        """Attempts counted with ``_other`` in place of an attribute; up to date after ``collect``."""
+        self._take_figures = figures
+        self._figures = NO_FIGURES
+        self._own: Mapping[str, SelfMetric] = {}
+        self._started_ns = self._collected_ns = time.monotonic_ns()
+        self._delays = CountedHistogram(time.time_ns(), delta=self._sets_expire)
+        self._register(provider.get_meter(SCOPE, __version__, SCHEMA_URL))
 
     def record(self, attempts: Sequence[Attempt], contexts: Sequence[SpanContext | None] | None = None) -> None:
         """Count a batch; ``contexts`` are the ids of the attempts' spans, which become exemplars."""
@@ -102,47 +107,61 @@ class AttemptMetrics:
 
     def collect(self) -> list[Request]:
         """Return what has been recorded as export requests; with delta temporality it starts anew."""
-        self._snapshot = self._take_snapshot()
         self._add_up()
+        self._figures = self._take_figures()
+        self._own = {metric.name: metric for metric in self_metrics(self._figures)}
         data = self._reader.get_metrics_data()
         if data is None:  # OTEL_SDK_DISABLED
             return []
         if self._sets_expire:
             self._sets.clear()
-        points = sum(
-            len(metric.data.data_points)
-            for of_resource in data.resource_metrics
-            for of_scope in of_resource.scope_metrics
-            for metric in of_scope.metrics
+        now, monotonic = time.time_ns(), time.monotonic_ns()
+        request = encode_metrics(data)
+        metrics = request.resource_metrics[0].scope_metrics[0].metrics
+        for metric in self._own.values():
+            if metric.kind is Kind.HISTOGRAM and (made := self._delays.metric(metric, now)).histogram.data_points:
+                metrics.append(made)
+        mend_starts(
+            request, cumulative_ns=now - (monotonic - self._started_ns), delta_ns=now - (monotonic - self._collected_ns)
         )
-        return [Request(Signal.METRICS, encode_metrics(data).SerializeToString(), points)]
+        self._collected_ns = monotonic
+        points = sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
+        return [Request(Signal.METRICS, request.SerializeToString(), points)]
 
     def _add_up(self) -> None:
         """Hand the counts over to the SDK, once for each series: an addition costs it as much as a record."""
         for series in self._sets:
             if series.count:
                 self._attempts.add(series.count, series.attributes)
-                self._overflowed += series.count if series.overflowed else 0
+                self.overflowed += series.count if series.overflowed else 0
                 series.count = 0
 
-    def _register(self, meter: Meter, in_progress: Callable[[], int]) -> None:
+    def _register(self, meter: Meter) -> None:
         self._attempts = meter.create_counter(ATTEMPTS, "{attempt}", "TCP connect attempts that ended.")
         self._duration = meter.create_histogram(
             ATTEMPT_DURATION, "s", "Time from the start of a TCP connect attempt to its end."
         )
         meter.create_observable_up_down_counter(
             IN_PROGRESS,
-            [lambda _options: [Observation(in_progress())]],
+            [lambda _options: [Observation(self._figures.state.balance.in_progress)]],
             "{attempt}",
             "TCP connect attempts that have begun and not ended.",
         )
-        meter.create_observable_counter(
-            OVERFLOWED,
-            [lambda _options: [Observation(self._overflowed)]],
-            "{attempt}",
-            "Attempts counted with _other in place of some attributes.",
-        )
-        observe_agent(meter, lambda: self._snapshot)
+        create = {
+            Kind.COUNTER: meter.create_observable_counter,
+            Kind.UP_DOWN_COUNTER: meter.create_observable_up_down_counter,
+            Kind.GAUGE: meter.create_observable_gauge,
+        }
+        for metric in self_metrics(self._figures):
+            if metric.kind in create:
+                create[metric.kind](metric.name, [self._observer(metric.name)], metric.unit, metric.description)
+
+    def _observer(self, name: str) -> Callable[[CallbackOptions], list[Observation]]:
+        return lambda _options: [
+            Observation(point.value, point.attributes)
+            for point in self._own[name].points
+            if not isinstance(point.value, Distribution)
+        ]
 
 
 def _temporality(environ: Mapping[str, str]) -> dict[type, AggregationTemporality]:

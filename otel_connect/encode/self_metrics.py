@@ -1,96 +1,274 @@
-"""The metrics of the agent about itself: the ledger of attempts, and which agent this is."""
+"""The metrics of the agent about itself, in one table: OTLP and the metrics page both show what it makes."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
-
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from typing import NamedTuple
 
 from otel_connect import __version__
+from otel_connect.figures import Figures, Kind, Point, SelfMetric, Spool
 from otel_connect.model import Signal
-
-SEEN = "otel_connect.agent.attempts.seen"
-EXPORTED = "otel_connect.agent.attempts.exported"
-QUEUED = "otel_connect.agent.attempts.queued"
-DROPPED = "otel_connect.agent.attempts.dropped"
-PROBE_MISSED = "otel_connect.agent.probe.missed"
-BUILD_INFO = "otel_connect.agent.build.info"
 
 SIGNAL = "otel_connect.signal"
 REASON = "otel_connect.reason"
+HOOK = "otel_connect.hook"
+MAP = "otel_connect.map"
+LOOKUP = "otel_connect.lookup"
+EVENT = "otel_connect.event"
 VERSION = "otel_connect.agent.version"
 PYTHON_VERSION = "otel_connect.agent.python.version"
 
+_PER_ATTEMPT = (Signal.LOGS, Signal.TRACES)  # a record is an attempt; of metrics it is a data point
 
-_Callback: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
-
-
-class SelfSnapshot(NamedTuple):
-    """The agent's figures at one moment, all of them totals since its start but for ``queued``.
-
-    For each signal ``seen == exported + queued + Σ dropped``.
-    """
-
-    seen: int
-    """Attempts counted in the kernel before any output."""
-    exported: Mapping[Signal, int]
-    """Records that the backend has accepted."""
-    queued: Mapping[Signal, int]
-    """Records that wait: for their batch, or for the backend."""
-    dropped: Mapping[tuple[Signal, str], int]
-    """Records given up, by signal and reason."""
-    probe_missed: int
-    """What the probes noticed but could not follow; not a part of the ledger."""
+_Observe = Callable[[Figures], Iterable[Point]]
 
 
-def observe_agent(meter: Meter, latest: Callable[[], SelfSnapshot]) -> None:
-    """Register the instruments; each reads the latest snapshot when the meter's reader collects."""
+class _Row(NamedTuple):
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    observe: _Observe
 
-    def figure(observe: Callable[[SelfSnapshot], Iterable[Observation]]) -> list[_Callback]:
-        return [lambda _options: observe(latest())]
 
-    meter.create_observable_counter(
-        SEEN,
-        figure(lambda snapshot: [Observation(snapshot.seen)]),
+def self_metrics(figures: Figures) -> tuple[SelfMetric, ...]:
+    """Give every metric with its values; one that has no source at the moment has none."""
+    return tuple(SelfMetric(f"otel_connect.agent.{row.name}", *row[1:4], tuple(row.observe(figures))) for row in _TABLE)
+
+
+def _one(value: Callable[[Figures], float]) -> _Observe:
+    return lambda figures: (Point(value(figures), {}),)
+
+
+def _of_attempts(column: Callable[[Figures, Signal], float]) -> _Observe:
+    """Give one point for each signal that has one record an attempt."""
+    return lambda figures: (
+        Point(column(figures, signal), {SIGNAL: signal.value})
+        for signal in _PER_ATTEMPT
+        if signal in figures.outlet.accounts
+    )
+
+
+def _of_data_points(column: Callable[[Figures, Signal], float]) -> _Observe:
+    return lambda figures: (
+        (Point(column(figures, Signal.METRICS), {}),) if Signal.METRICS in figures.outlet.accounts else ()
+    )
+
+
+def _dropped(figures: Figures) -> Iterable[Point]:
+    for signal in _PER_ATTEMPT:
+        if signal in figures.outlet.accounts:
+            for reason, count in figures.outlet.accounts[signal].dropped.items():
+                yield Point(count, {SIGNAL: signal.value, REASON: str(reason)})
+
+
+def _data_points_dropped(figures: Figures) -> Iterable[Point]:
+    if Signal.METRICS in figures.outlet.accounts:
+        for reason, count in figures.outlet.accounts[Signal.METRICS].dropped.items():
+            yield Point(count, {REASON: str(reason)})
+
+
+def _spool(value: Callable[[Spool], float]) -> _Observe:
+    return lambda figures: () if figures.outlet.spool is None else (Point(value(figures.outlet.spool), {}),)
+
+
+def _each(values: Callable[[Figures], Mapping[str, float]], attribute: str) -> _Observe:
+    return lambda figures: (Point(value, {attribute: str(key)}) for key, value in values(figures).items())
+
+
+_BUILD = {VERSION: __version__, PYTHON_VERSION: platform.python_version()}
+
+_TABLE = (
+    _Row(
+        "attempts.seen",
+        Kind.COUNTER,
         "{attempt}",
         "Attempts that the kernel side has seen.",
-    )
-    meter.create_observable_counter(
-        EXPORTED,
-        figure(lambda snapshot: _by_signal(snapshot.exported)),
+        _one(lambda of: of.state.balance.seen),
+    ),
+    _Row(
+        "attempts.recovered",
+        Kind.COUNTER,
+        "{attempt}",
+        "Attempts whose record an earlier run had left on disk.",
+        _of_attempts(lambda of, signal: of.outlet.accounts[signal].recovered),
+    ),
+    _Row(
+        "attempts.exported",
+        Kind.COUNTER,
         "{attempt}",
         "Attempts whose record the backend has accepted.",
-    )
-    meter.create_observable_up_down_counter(
-        QUEUED,
-        figure(lambda snapshot: _by_signal(snapshot.queued)),
+        _of_attempts(lambda of, signal: of.outlet.accounts[signal].exported),
+    ),
+    _Row(
+        "attempts.queued",
+        Kind.UP_DOWN_COUNTER,
         "{attempt}",
         "Attempts whose record waits to be sent.",
-    )
-    meter.create_observable_counter(
-        DROPPED,
-        figure(lambda snapshot: _by_reason(snapshot.dropped)),
+        _of_attempts(lambda of, signal: of.outlet.accounts[signal].queued),
+    ),
+    _Row(
+        "attempts.dropped",
+        Kind.COUNTER,
         "{attempt}",
         "Attempts whose record was given up.",
-    )
-    meter.create_observable_counter(
-        PROBE_MISSED,
-        figure(lambda snapshot: [Observation(snapshot.probe_missed)]),
+        _dropped,
+    ),
+    _Row(
+        "data_points.made",
+        Kind.COUNTER,
+        "{data_point}",
+        "Metric data points that were made to be sent.",
+        _of_data_points(lambda of, signal: of.outlet.accounts[signal].taken),
+    ),
+    _Row(
+        "data_points.recovered",
+        Kind.COUNTER,
+        "{data_point}",
+        "Data points that an earlier run had left on disk.",
+        _of_data_points(lambda of, signal: of.outlet.accounts[signal].recovered),
+    ),
+    _Row(
+        "data_points.exported",
+        Kind.COUNTER,
+        "{data_point}",
+        "Data points that the backend has accepted.",
+        _of_data_points(lambda of, signal: of.outlet.accounts[signal].exported),
+    ),
+    _Row(
+        "data_points.queued",
+        Kind.UP_DOWN_COUNTER,
+        "{data_point}",
+        "Data points that wait to be sent.",
+        _of_data_points(lambda of, signal: of.outlet.accounts[signal].queued),
+    ),
+    _Row(
+        "data_points.dropped",
+        Kind.COUNTER,
+        "{data_point}",
+        "Data points that were given up.",
+        _data_points_dropped,
+    ),
+    _Row(
+        "probe.attached",
+        Kind.GAUGE,
+        "",
+        "Whether the hook is in use: 1.",
+        lambda of: (Point(1, {HOOK: hook}) for hook in of.state.hooks),
+    ),
+    _Row(
+        "probe.missed",
+        Kind.COUNTER,
         "{event}",
         "Events that the probes noticed but could not follow.",
-    )
-    build = {VERSION: __version__, PYTHON_VERSION: platform.python_version()}
-    meter.create_observable_gauge(
-        BUILD_INFO,
-        [lambda _options: [Observation(1, build)]],
-        # No unit: Prometheus would call the dimensionless one "ratio".
-        description="Which agent this is; always 1.",
-    )
-
-
-def _by_signal(totals: Mapping[Signal, int]) -> list[Observation]:
-    return [Observation(total, {SIGNAL: signal.value}) for signal, total in totals.items()]
-
-
-def _by_reason(totals: Mapping[tuple[Signal, str], int]) -> list[Observation]:
-    return [Observation(total, {SIGNAL: signal.value, REASON: reason}) for (signal, reason), total in totals.items()]
+        _one(lambda of: of.state.balance.probe_missed),
+    ),
+    _Row(
+        "map.entries",
+        Kind.UP_DOWN_COUNTER,
+        "{entry}",
+        "Entries of a table of the kernel side.",
+        _each(lambda of: {"in_progress": of.state.balance.in_progress}, MAP),
+    ),
+    _Row(
+        "map.limit",
+        Kind.UP_DOWN_COUNTER,
+        "{entry}",
+        "Entries that a table of the kernel side has room for.",
+        _each(lambda of: {"in_progress": of.state.in_progress_limit}, MAP),
+    ),
+    _Row(
+        "ring.usage",
+        Kind.UP_DOWN_COUNTER,
+        "By",
+        "Bytes that wait in the ring between kernel and agent.",
+        _one(lambda of: of.state.ring_bytes),
+    ),
+    _Row(
+        "ring.limit",
+        Kind.UP_DOWN_COUNTER,
+        "By",
+        "Bytes that the ring has room for.",
+        _one(lambda of: of.state.ring_limit_bytes),
+    ),
+    _Row(
+        "enrichment.misses",
+        Kind.COUNTER,
+        "{process}",
+        "Processes of which something was not to be found out.",
+        _each(lambda of: {"executable": of.state.unnamed}, LOOKUP),
+    ),
+    _Row(
+        "metrics.overflowed",
+        Kind.COUNTER,
+        "{attempt}",
+        "Attempts counted with _other in place of an attribute.",
+        _one(lambda of: of.outlet.overflowed),
+    ),
+    _Row(
+        "export.healthy",
+        Kind.GAUGE,
+        "",
+        "Whether the backend takes requests: 1, else 0.",
+        _each(
+            lambda of: {signal: int(each.state == "delivering") for signal, each in of.outlet.delivery.items()},
+            SIGNAL,
+        ),
+    ),
+    _Row(
+        "export.delay",
+        Kind.HISTOGRAM,
+        "s",
+        "Time from handing a request over to its acceptance by the backend.",
+        lambda of: (Point(delay, {SIGNAL: signal.value}) for signal, delay in of.outlet.delays.items()),
+    ),
+    _Row(
+        "spool.usage",
+        Kind.UP_DOWN_COUNTER,
+        "By",
+        "Bytes that wait in the spool.",
+        _spool(lambda spool: spool.bytes),
+    ),
+    _Row(
+        "spool.limit",
+        Kind.UP_DOWN_COUNTER,
+        "By",
+        "Bytes that the spool has room for.",
+        _spool(lambda spool: spool.limit_bytes),
+    ),
+    _Row(
+        "spool.oldest.age",
+        Kind.GAUGE,
+        "s",
+        "Age of the oldest record that waits in the spool.",
+        _spool(lambda spool: spool.oldest_s),
+    ),
+    _Row(
+        "spool.degraded",
+        Kind.GAUGE,
+        "",
+        "Whether the disk cannot be used and memory stands in: 1, else 0.",
+        _spool(lambda spool: int(bool(spool.degraded))),
+    ),
+    _Row(
+        "events",
+        Kind.COUNTER,
+        "{event}",
+        "Log records that the agent sent about itself; no attempts.",
+        _each(lambda of: of.outlet.events, EVENT),
+    ),
+    _Row(
+        "heartbeat",
+        Kind.GAUGE,
+        "s",
+        "Unix time at which the agent's loop last went round.",
+        _one(lambda of: of.state.at_unix_ns / 1e9),
+    ),
+    _Row(
+        # No unit, here and wherever it says whether: Prometheus would call the dimensionless one "ratio".
+        "build.info",
+        Kind.GAUGE,
+        "",
+        "Which agent this is; always 1.",
+        lambda _of: (Point(1, _BUILD),),
+    ),
+)

@@ -48,6 +48,11 @@ class Endpoint:
         return f"{self.url} ({self.protocol}{masked})"
 
 
+def output_kind(config: ExportConfig) -> Output:
+    """Say where attempts go: as configured, else to the endpoints if there are any. Raises as ``resolve`` does."""
+    return config.output or (Output.OTLP if resolve(config) else Output.CONSOLE)
+
+
 def resolve(config: ExportConfig) -> Mapping[Signal, Endpoint]:
     """Give every signal its endpoint; raises ConfigError with every problem, each named by its key.
 

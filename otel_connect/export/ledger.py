@@ -31,6 +31,7 @@ class Reason(StrEnum):
     REJECTED_PERMANENT = "rejected_permanent"
     TOO_LARGE = "too_large"
     EXPIRED = "expired"
+    OUTPUT_IO = "output_io"
     SHUTDOWN = "shutdown"
 
 

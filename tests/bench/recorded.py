@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
-from otel_connect.capture.kernel import Drained
+from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.layout import ClockOffsets, decode_event, ring_records
+from otel_connect.config import ExportConfig
 from otel_connect.enrich.processes import Processes
+from otel_connect.export.delay import Delays
 from otel_connect.export.ledger import Account, Ledger
-from otel_connect.model import Attempt, Balance, ConnectEvent, KernelCounters, Request, Signal
+from otel_connect.export.sender import Health
+from otel_connect.export.spool import SpoolState
+from otel_connect.figures import AgentState
+from otel_connect.model import Attempt, ConnectEvent, KernelCounters, Request, Signal
 from tests.bench.records import READING
 
 CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_000_000_000_000)
@@ -45,6 +50,10 @@ class Recorded:
         """Nothing is in progress."""
         return 0
 
+    def fill(self) -> Fill:
+        """Nothing has a size."""
+        return Fill(0, 0, 0)
+
     def missed(self) -> int:
         """Nothing was missed."""
         return 0
@@ -81,6 +90,21 @@ class Discard:
         """Say what was counted."""
         return self._ledger.snapshot()
 
+    def health(self) -> Mapping[Signal, Health]:
+        """Nothing is delivered."""
+        return {}
+
+    def spool_state(self) -> SpoolState | None:
+        """Nothing waits here."""
+        return None
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        """Nothing waits here."""
+        return {}
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        """Nothing can be configured."""
+
     def close(self, timeout_s: float) -> None:
         """Nothing waits here."""
 
@@ -95,8 +119,8 @@ class Keep:
         """Keep a batch."""
         self.batches.append(attempts)
 
-    def tick(self, balance: Callable[[], Balance]) -> None:
+    def tick(self, state: Callable[[], AgentState]) -> None:
         """Nothing waits here."""
 
-    def close(self, balance: Balance) -> None:
+    def close(self, state: AgentState) -> None:
         """Nothing waits here."""

@@ -13,9 +13,9 @@ from otel_connect.config import EncodeConfig
 from otel_connect.encode.logs import encode_logs
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.resource import resource_message
-from otel_connect.encode.self_metrics import SelfSnapshot
 from otel_connect.encode.spans import SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
+from otel_connect.figures import NO_FIGURES
 from otel_connect.model import Attempt, ConnectEvent
 from tests.bench.recorded import CLOCK, fake_processes
 from tests.bench.records import READING
@@ -79,7 +79,7 @@ class _Encode:
         self._config = EncodeConfig()
         self._message = resource_message(resource)
         self._selection = SpanSelection(self._config)
-        self._metrics = AttemptMetrics(resource, in_progress=lambda: 0, snapshot=lambda: SelfSnapshot(0, {}, {}, {}, 0))
+        self._metrics = AttemptMetrics(resource, figures=lambda: NO_FIGURES)
 
     def run(self, attempts: list[Attempt]) -> None:
         laps = self._laps

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "otel_connect"
 ROOMS = ("capture", "enrich", "encode", "export", "serve")
-SHARED = {"otel_connect", "otel_connect.model", "otel_connect.errors", "otel_connect.config"}
+SHARED = {"otel_connect", "otel_connect.model", "otel_connect.figures", "otel_connect.errors", "otel_connect.config"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -8,20 +8,24 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv import attributes as semconv
 
+from otel_connect.encode import events
 from otel_connect.encode.attributes import EVENT_NAME, attempt_attributes, error_type
 from otel_connect.encode.metrics import DURATION_BOUNDARIES, AttemptMetrics
 from otel_connect.encode.resource import agent_resource
-from otel_connect.encode.self_metrics import SelfSnapshot
 from otel_connect.model import Attempt, Outcome, Signal, Verdict
 from tests.support.events import make_attempt
+from tests.support.figures import FIGURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
 TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean"}
+PREFIX = "otel_connect.agent."
 ERRNOS = (None, *range(1, 134))
 
 
@@ -43,9 +47,7 @@ def every_kind_of_attempt() -> list[Attempt]:
 
 
 def emitted_metrics() -> dict[str, Metric]:
-    signals = (Signal.LOGS, Signal.TRACES)
-    snapshot = SelfSnapshot(1, dict.fromkeys(signals, 1), dict.fromkeys(signals, 0), {(Signal.LOGS, "expired"): 1}, 0)
-    metrics = AttemptMetrics(Resource({}), in_progress=lambda: 0, snapshot=lambda: snapshot, environ={})
+    metrics = AttemptMetrics(Resource({}), figures=lambda: FIGURES, environ={})
     metrics.record(every_kind_of_attempt())
     (request,) = metrics.collect()
     message = ExportMetricsServiceRequest.FromString(request.body)
@@ -61,7 +63,7 @@ def instrument(metric: Metric) -> str:
 
 def prometheus_name(metric: Metric) -> str:
     """Follow the OpenMetrics compatibility rules, as the collector's Prometheus exporters do."""
-    units = {"s": "_seconds", "1": "_ratio" if instrument(metric) == "gauge" else ""}
+    units = {"s": "_seconds", "By": "_bytes", "1": "_ratio" if instrument(metric) == "gauge" else ""}
     unit = "" if metric.unit.startswith("{") else units.get(metric.unit, f"_{metric.unit}".rstrip("_"))
     suffix = {"counter": "_total", "histogram": "_bucket"}.get(instrument(metric), "")
     return metric.name.replace(".", "_") + unit + suffix
@@ -100,6 +102,28 @@ def test_attributes_of_metrics() -> None:
     assert {name: row["type"] for name, row in table("Attributes of metrics").items()} == emitted
 
 
+def test_agent_events() -> None:
+    every = (
+        events.started(["a"]),
+        events.stopped(1),
+        events.config_reloaded(),
+        events.data_lost(Signal.LOGS, "expired", 1),
+    )
+    names = {value for name, value in vars(events).items() if name.isupper() and str(value).startswith(PREFIX)}
+    documented = table("Agent events")
+    assert documented.keys() == names == {event.name for event in every}
+    types = {"string_value": "string", "int_value": "int", "array_value": "string[]"}
+    attributes: dict[str, str] = {}
+    for event in every:
+        row = documented[event.name]
+        request = ExportLogsServiceRequest.FromString(events.encode_event(event, ResourceMessage(), 1).body)
+        (record,) = request.resource_logs[0].scope_logs[0].log_records
+        assert (record.event_name, record.severity_text) == (event.name, row["severity"])
+        assert set(re.findall(r"otel_connect\.\w+", row["attributes"])) == {one.key for one in record.attributes}
+        attributes |= {one.key: types[str(one.value.WhichOneof("value"))] for one in record.attributes}
+    assert {name: row["type"] for name, row in table("Attributes of agent events").items()} == attributes
+
+
 def test_resource_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
@@ -134,7 +158,7 @@ def test_marks() -> None:
         for value in vars(importlib.import_module(f"{semconv.__name__}.{module.name}")).values()
         if isinstance(value, str)
     }
-    for heading in ("Attributes of an attempt", "Attributes of metrics", "Resource"):
+    for heading in ("Attributes of an attempt", "Attributes of metrics", "Attributes of agent events", "Resource"):
         for name, row in table(heading).items():
             assert (row["mark"] == "own") is name.startswith("otel_connect."), name
             assert (row["mark"] == "S") is (name in stable), name

@@ -94,7 +94,7 @@ class RunningAgent:
         fresh = self.output[self._records_of :]
         self._records_of += len(fresh)
         self._records += log_records(json.loads(line) for line in fresh if line.startswith('{"resourceLogs"'))
-        return [record for record in self._records if record["attributes"]["process.pid"] in pids]
+        return [record for record in self._records if record["attributes"].get("process.pid") in pids]
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:

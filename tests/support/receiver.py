@@ -78,7 +78,7 @@ class Received(NamedTuple):
     """HTTP headers or gRPC metadata, names in lower case."""
     reply: Reply
     ids: tuple[str, ...]
-    """For each record its event id; for a data point the name of its metric."""
+    """For each attempt's record its event id; for a data point the name of its metric."""
 
 
 class ServerTls(NamedTuple):
@@ -440,7 +440,8 @@ def _record_ids(signal: Signal, body: bytes) -> Iterator[str]:
     if signal is Signal.LOGS:
         for resource in ExportLogsServiceRequest.FromString(body).resource_logs:
             for scope in resource.scope_logs:
-                yield from (_event_id(record.attributes) for record in scope.log_records)
+                of_attempts = (one for one in scope.log_records if not one.event_name.startswith("otel_connect.agent."))
+                yield from (_event_id(record.attributes) for record in of_attempts)
     elif signal is Signal.TRACES:
         for span_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             for span_scope in span_resource.scope_spans:

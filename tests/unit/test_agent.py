@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from otel_connect.agent import Agent
-from otel_connect.capture.kernel import Drained
+from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.enrich.processes import Processes
+from otel_connect.figures import AgentState
 from otel_connect.model import Attempt, Balance, ConnectEvent, Ending, KernelCounters, Outcome
 from tests.support.events import make_event
 
@@ -18,6 +21,7 @@ class FakeSource:
         self.readings = list(readings)
         self.waiting = list(in_progress)
         self.attached = True
+        self.clock_readings = 0
         emitted = sum(len(reading.events) + reading.undecodable for reading in readings)
         self._counters = KernelCounters(emitted + len(in_progress) + ring_full, emitted, ring_full, 0, 0, 0, 0)
 
@@ -33,8 +37,11 @@ class FakeSource:
     def missed(self) -> int:
         return 3
 
+    def fill(self) -> Fill:
+        return Fill(in_progress_limit=64, ring_bytes=0, ring_limit_bytes=4096)
+
     def refresh_clock(self) -> None:
-        """Nothing to sample."""
+        self.clock_readings += 1
 
     def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
         assert now_monotonic_ns > 0
@@ -60,11 +67,11 @@ class Collected:
     def write(self, attempts: Sequence[Attempt]) -> None:
         self.attempts += attempts
 
-    def tick(self, balance: Callable[[], Balance]) -> None:
-        self.balances.append(balance())
+    def tick(self, state: Callable[[], AgentState]) -> None:
+        self.balances.append(state().balance)
 
-    def close(self, balance: Balance) -> None:
-        self.closed = balance
+    def close(self, state: AgentState) -> None:
+        self.closed = state.balance
 
 
 def run(source: FakeSource, *, rounds: int = 1) -> Collected:
@@ -115,3 +122,66 @@ def test_the_balance_holds_while_attempts_wait_in_the_ring() -> None:
 
 def test_a_difference_is_seen() -> None:
     assert Balance(seen=5, shown=1, in_progress=1, in_ring=1, lost={"x": 1}, probe_missed=0).difference == 1
+
+
+DAY_NS = 86_400 * 10**9
+
+
+class Clocks:
+    """Two clocks; each round takes a second, and wall time is set before some of them."""
+
+    def __init__(self, set_before: dict[int, int]) -> None:
+        self.monotonic = 5_000 * 10**9
+        self.wall = 1_700_000_000 * 10**9
+        self._set_before = set_before
+        self.rounds = 0
+
+    def wait(self, timeout: float) -> bool:
+        assert timeout == 0
+        self.rounds += 1
+        self.monotonic += 10**9
+        self.wall += 10**9 + self._set_before.get(self.rounds, 0)
+        return self.rounds > 30
+
+
+def run_with(clocks: Clocks) -> FakeSource:
+    source = FakeSource()
+    processes = Processes(lambda _pid, _start: None, lambda _uid: None, 16)
+    agent = Agent(
+        source, processes, Collected(), 0.0, wall_ns=lambda: clocks.wall, monotonic_ns=lambda: clocks.monotonic
+    )
+    agent.run(clocks)
+    return source
+
+
+def test_the_clocks_are_compared_every_ten_seconds() -> None:
+    assert run_with(Clocks({})).clock_readings in {3, 4}
+
+
+@pytest.mark.parametrize("jump_ns", [DAY_NS, -DAY_NS, 10**9, -(10**9), 60 * 10**6])
+def test_a_clock_that_is_set_is_followed_at_once(jump_ns: int, caplog: pytest.LogCaptureFixture) -> None:
+    usual = run_with(Clocks({})).clock_readings
+    assert not caplog.messages
+    # Before the 15th round nothing is due, and after both jumps everything goes on.
+    assert run_with(Clocks({15: jump_ns, 17: -jump_ns})).clock_readings > usual
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        f"wall time moved by {jump_ns / 1e9:+.1f} s",
+        f"wall time moved by {-jump_ns / 1e9:+.1f} s",
+    ]
+
+
+def test_what_moves_is_derived_and_what_stands_still_is_counted() -> None:
+    class Moving(FakeSource):
+        """Attempts begin whenever one looks."""
+
+        def counters(self) -> KernelCounters:
+            self._counters = self._counters._replace(seen=self._counters.seen + 7)
+            return self._counters
+
+    output = Collected()
+    processes = Processes(lambda _pid, _start: None, lambda _uid: None, 16)
+    agent = Agent(Moving(in_progress=[make_event()]), processes, output, 0.0)
+    assert agent.balance().difference == 0
+    lying = FakeSource(in_progress=[make_event()])
+    lying.waiting = []  # the table has lost an attempt
+    assert Agent(lying, processes, output, 0.0).balance().difference == 1

@@ -59,5 +59,5 @@ def test_the_reasons_are_those_of_the_contract() -> None:
     assert {str(reason) for reason in Reason} == {
         *("kernel_map_full", "kernel_ring_full", "kernel_throttled", "filtered", "sampled", "queue_full"),
         *("spool_full", "spool_io", "spool_corrupt", "encode_error", "rejected_partial", "rejected_permanent"),
-        *("too_large", "expired", "shutdown"),
+        *("too_large", "expired", "output_io", "shutdown"),
     }

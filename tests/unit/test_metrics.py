@@ -1,3 +1,4 @@
+import itertools
 import logging
 import time
 from collections import Counter
@@ -16,19 +17,14 @@ from otel_connect.config import EncodeConfig
 from otel_connect.encode.cardinality import AttributeSets, metric_key
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.metrics import AttemptMetrics
-from otel_connect.encode.self_metrics import SelfSnapshot
+from otel_connect.encode.points import mend_starts
 from otel_connect.encode.spans import SpanContext
+from otel_connect.figures import Account, Distribution, Figures
 from otel_connect.model import Attempt, Outcome, Signal
 from tests.support.events import attempts, make_attempt
+from tests.support.figures import BALANCE, FIGURES, make_figures
 from tests.support.otlp import SCHEMA_URL, resource
 
-SNAPSHOT = SelfSnapshot(
-    seen=10,
-    exported={Signal.LOGS: 6, Signal.TRACES: 7},
-    queued={Signal.LOGS: 3},
-    dropped={(Signal.LOGS, "queue_full"): 1},
-    probe_missed=2,
-)
 BOUNDARIES = [
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
@@ -40,8 +36,7 @@ AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 def make_metrics(environ: Mapping[str, str] | None = None, limit: int = 1000) -> AttemptMetrics:
     return AttemptMetrics(
         Resource({"service.name": "otel-connect"}),
-        in_progress=lambda: 5,
-        snapshot=lambda: SNAPSHOT,
+        figures=lambda: FIGURES,
         max_attribute_sets=limit,
         environ=environ or {},
     )
@@ -126,21 +121,44 @@ def test_attempt_without_an_end_is_counted_but_has_no_duration() -> None:
 
 def test_figures_of_the_agent() -> None:
     found = collect(make_metrics())
-    figures = {
-        name: [(attributes_of(point), point.as_int) for point in points_of(metric)]
+    prefix = "otel_connect.agent."
+    values = {
+        name.removeprefix(prefix): [
+            (set(attributes_of(point).values()), point.as_int or point.as_double) for point in points_of(metric)
+        ]
         for name, metric in found.items()
-        if name != "otel_connect.agent.build.info"
+        if name.startswith(prefix) and name != "otel_connect.agent.export.delay"
     }
-    logs, traces = {"otel_connect.signal": "logs"}, {"otel_connect.signal": "traces"}
-    assert figures == {
-        "otel_connect.attempts.in_progress": [({}, 5)],
-        "otel_connect.agent.attempts.seen": [({}, 10)],
-        "otel_connect.agent.attempts.exported": [(logs, 6), (traces, 7)],
-        "otel_connect.agent.attempts.queued": [(logs, 3)],
-        "otel_connect.agent.attempts.dropped": [({**logs, "otel_connect.reason": "queue_full"}, 1)],
-        "otel_connect.agent.probe.missed": [({}, 2)],
-        "otel_connect.agent.metrics.overflowed": [({}, 0)],
+    hooks, tables = {"raw_tracepoint:inet_sock_set_state"}, {"in_progress"}
+    assert values.pop("build.info")
+    assert values == {
+        "attempts.seen": [(set(), 10)],
+        "attempts.recovered": [({"logs"}, 2), ({"traces"}, 0)],
+        "attempts.exported": [({"logs"}, 6), ({"traces"}, 7)],
+        "attempts.queued": [({"logs"}, 5), ({"traces"}, 2)],
+        "attempts.dropped": [({"logs", "queue_full"}, 1), ({"traces", "sampled"}, 1)],
+        "data_points.made": [(set(), 30)],
+        "data_points.recovered": [(set(), 0)],
+        "data_points.exported": [(set(), 20)],
+        "data_points.queued": [(set(), 3)],
+        "data_points.dropped": [({"expired"}, 7)],
+        "probe.attached": [(hooks, 1)],
+        "probe.missed": [(set(), 2)],
+        "map.entries": [(tables, 5)],
+        "map.limit": [(tables, 64)],
+        "ring.usage": [(set(), 176)],
+        "ring.limit": [(set(), 4096)],
+        "enrichment.misses": [({"executable"}, 6)],
+        "metrics.overflowed": [(set(), 8)],
+        "export.healthy": [({"logs"}, 1), ({"traces"}, 0)],
+        "spool.usage": [(set(), 1000)],
+        "spool.limit": [(set(), 5000)],
+        "spool.oldest.age": [(set(), 2.5)],
+        "spool.degraded": [(set(), 0)],
+        "events": [({"otel_connect.agent.started"}, 1)],
+        "heartbeat": [(set(), 1_700_000_000.5)],
     }
+    assert points_of(found["otel_connect.attempts.in_progress"])[0].as_int == 5
     assert not found["otel_connect.attempts.in_progress"].sum.is_monotonic
     (build,) = points_of(found["otel_connect.agent.build.info"])
     assert attributes_of(build)["otel_connect.agent.version"] == __version__
@@ -148,17 +166,55 @@ def test_figures_of_the_agent() -> None:
 
 
 def test_figures_of_one_request_are_of_one_moment() -> None:
-    seen = iter(range(100))
-    metrics = AttemptMetrics(
-        Resource({}),
-        in_progress=lambda: 0,
-        snapshot=lambda: SelfSnapshot(n := next(seen), {Signal.LOGS: n}, {}, {}, n),
-        environ={},
-    )
+    taken = itertools.count()
+
+    def figures() -> Figures:
+        n = next(taken)
+        accounts = {Signal.LOGS: Account(n, 0, n, 0, {})}
+        return make_figures(accounts=accounts, balance=BALANCE._replace(seen=n, probe_missed=n))
+
+    metrics = AttemptMetrics(Resource({}), figures=figures, environ={})
     for _ in range(2):
         found = collect(metrics)
         names = ("attempts.seen", "attempts.exported", "probe.missed")
         assert len({total(found[f"otel_connect.agent.{name}"]) for name in names}) == 1
+
+
+def test_what_was_counted_elsewhere_is_a_histogram_of_the_same_request() -> None:
+    for temporality, expected in (("cumulative", ([3, 2, 1], [3, 4, 1])), ("delta", ([3, 2, 1], [0, 2, 0]))):
+        grown = iter([(3, 2, 1), (3, 4, 1), (3, 4, 1)])
+        metrics = AttemptMetrics(
+            Resource({}),
+            figures=lambda: make_figures(delays={Signal.LOGS: Distribution((0.1, 1.0), next(grown), 4.5)}),  # noqa: B023
+            environ={TEMPORALITY: temporality},
+        )
+        starts = []
+        for counts in expected:
+            (point,) = points_of(collect(metrics)["otel_connect.agent.export.delay"])
+            assert (list(point.bucket_counts), point.count) == (counts, sum(counts))
+            assert attributes_of(point) == {"otel_connect.signal": "logs"}
+            starts.append(point.start_time_unix_nano)
+            assert starts[0] <= starts[-1] <= point.time_unix_nano
+        assert ("otel_connect.agent.export.delay" in collect(metrics)) is (temporality == "cumulative")
+        assert (starts[0] == starts[1]) is (temporality == "cumulative")
+
+
+@pytest.mark.parametrize("day_ns", [86_400 * 10**9, -86_400 * 10**9])
+def test_starts_follow_a_clock_that_was_set(day_ns: int) -> None:
+    request = ExportMetricsServiceRequest()
+    metrics = request.resource_metrics.add().scope_metrics.add().metrics
+    began, last, now = (1_700_000_000 * 10**9 + second * 10**9 for second in (0, 50, 60))
+    for temporality, start in ((2, began), (2, last), (1, last)):
+        metric = metrics.add()
+        metric.sum.aggregation_temporality = temporality  # type: ignore[assignment]  # the enum of the stubs
+        metric.sum.data_points.add(start_time_unix_nano=start, time_unix_nano=now + day_ns)
+    metrics.add().gauge.data_points.add(time_unix_nano=now + day_ns)
+    mend_starts(request, cumulative_ns=began + day_ns, delta_ns=last + day_ns)
+    starts = [metric.sum.data_points[0].start_time_unix_nano for metric in metrics[:3]]
+    assert starts == [began + day_ns, began + day_ns, last + day_ns]
+    before = request.SerializeToString()
+    mend_starts(request, cumulative_ns=began + day_ns, delta_ns=last + day_ns)
+    assert request.SerializeToString() == before
 
 
 def test_cumulative_by_default_delta_by_the_variable() -> None:
@@ -269,7 +325,7 @@ def test_totals_are_exact_under_any_limit(batch: list[Attempt], limit: int) -> N
     durations = points_of(found["otel_connect.attempt.duration"]) if ended else []
     assert sum(point.count for point in durations) == ended
     folded = sum(point.as_int for point in points if attributes_of(point).get("server.address") == "_other")
-    assert total(found["otel_connect.agent.metrics.overflowed"]) == folded
+    assert metrics.overflowed == folded
     exact = [point for point in points if attributes_of(point).get("server.address") != "_other"]
     assert len(exact) <= limit
 
@@ -291,4 +347,4 @@ def test_limit_is_per_collection_with_delta_temporality() -> None:
         metrics.record([peer(number) for number in range(start, start + 8)])
         found = collect(metrics)
         assert len(points_of(found["otel_connect.attempts"])) == 8
-        assert total(found.get("otel_connect.agent.metrics.overflowed")) == 0
+        assert metrics.overflowed == 0

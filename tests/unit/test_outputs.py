@@ -1,14 +1,23 @@
 """Telemetry: batches in, requests out, and a ledger that balances whatever happens."""
 
+import errno
 import io
 import json
 from collections.abc import Mapping
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 
 from otel_connect.config import Configuration, EncodeConfig, ExportConfig
+from otel_connect.encode.events import data_lost, encode_event, started
 from otel_connect.encode.resource import Resource
+from otel_connect.errors import ConfigError
+from otel_connect.export.delay import Delays
 from otel_connect.export.ledger import Account, Ledger, Reason
+from otel_connect.export.sender import Health
+from otel_connect.export.spool import SpoolState
+from otel_connect.figures import NO_FIGURES, AgentState
 from otel_connect.model import Balance, Outcome, Request, Signal
 from otel_connect.outputs import JsonLines, Telemetry
 from tests.support.events import make_attempt
@@ -35,6 +44,7 @@ class Kept:
         self.requests: list[Request] = []
         self._ledger = Ledger()
         self._lose = lose
+        self.configurations: list[ExportConfig] = []
 
     def put(self, request: Request) -> None:
         self.requests.append(request)
@@ -47,6 +57,18 @@ class Kept:
     def accounts(self) -> Mapping[Signal, Account]:
         return self._ledger.snapshot()
 
+    def health(self) -> Mapping[Signal, Health]:
+        return {}
+
+    def spool_state(self) -> SpoolState | None:
+        return None
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        return {}
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        self.configurations.append(config)
+
     def close(self, timeout_s: float) -> None:
         """Nothing waits here."""
 
@@ -54,8 +76,8 @@ class Kept:
         return sum(request.records for request in self.requests if request.signal is signal)
 
 
-def balance(seen: int) -> Balance:
-    return Balance(seen, seen, 0, 0, {}, 0)
+def state(seen: int) -> AgentState:
+    return NO_FIGURES.state._replace(balance=Balance(seen, seen, 0, 0, {}, 0))
 
 
 def telemetry(sink: Kept | JsonLines, clock: Clock | None = None) -> Telemetry:
@@ -66,13 +88,13 @@ def test_a_batch_waits_for_its_time_and_the_metrics_for_theirs() -> None:
     sink, clock = Kept(), Clock()
     output = telemetry(sink, clock)
     output.write([make_attempt(), make_attempt()])
-    output.tick(lambda: balance(2))
+    output.tick(lambda: state(2))
     assert not sink.requests
     clock.now += 0.2
-    output.tick(lambda: balance(2))
+    output.tick(lambda: state(2))
     assert (sink.records(Signal.LOGS), sink.records(Signal.TRACES), sink.records(Signal.METRICS)) == (2, 2, 0)
     clock.now += 1
-    output.tick(lambda: balance(2))
+    output.tick(lambda: state(2))
     assert sink.records(Signal.METRICS) > 0
 
 
@@ -98,7 +120,7 @@ def test_the_ledger_is_said_at_the_end(lose: bool, logs: str, traces: str, caplo
     output = telemetry(Kept(lose=lose))
     success = make_attempt(outcome=Outcome.ESTABLISHED, errno=None)
     output.write([make_attempt(), success, success])
-    output.close(balance(3))
+    output.close(state(3))
     assert [record.getMessage() for record in caplog.records] == [f"logs: {logs}", f"traces: {traces}"]
 
 
@@ -108,7 +130,7 @@ def test_what_cannot_be_encoded_costs_no_neighbour(caplog: pytest.LogCaptureFixt
     output = telemetry(sink)
     impossible = make_attempt(start_unix_ns=-(1 << 70))
     output.write([make_attempt(), impossible, make_attempt()])
-    output.close(balance(3))
+    output.close(state(3))
     assert sink.records(Signal.LOGS) == 2
     said = [record.getMessage() for record in caplog.records]
     assert "logs: seen 3 = exported 2 + queued 0 + dropped 1 (encode_error 1)" in said
@@ -116,12 +138,94 @@ def test_what_cannot_be_encoded_costs_no_neighbour(caplog: pytest.LogCaptureFixt
 
 
 def test_json_lines_are_one_request_each() -> None:
-    stream = io.StringIO()
+    stream = io.BytesIO()
     output = telemetry(JsonLines(stream))
     output.write([make_attempt()])
-    output.close(balance(1))
+    output.close(state(1))
     assert {next(iter(json.loads(line))) for line in stream.getvalue().splitlines()} == {
         "resourceLogs",
         "resourceSpans",
         "resourceMetrics",
     }
+
+
+def test_events_are_log_records_but_no_attempts() -> None:
+    sink = Kept()
+    output = telemetry(sink)
+    output.event(started(["a"]))
+    output.write([make_attempt(), make_attempt()])
+    output.event(data_lost(Signal.LOGS, "queue_full", 3))
+    output.close(state(2))
+    bodies = [ExportLogsServiceRequest.FromString(each.body) for each in sink.requests if each.signal is Signal.LOGS]
+    names = [record.event_name for body in bodies for record in body.resource_logs[0].scope_logs[0].log_records]
+    assert names == [
+        "otel_connect.agent.started",
+        "otel_connect.agent.data_lost",
+        *["otel_connect.attempt"] * 2,
+        "otel_connect.agent.stopped",
+    ]
+    assert {body.resource_logs[0].resource.attributes[0].value.string_value for body in bodies} == {"test"}
+    outlet = output.outlet(state(2))
+    assert outlet.accounts[Signal.LOGS] == (2, 0, 2, 0, {})
+    assert all(account.difference == 0 for account in outlet.accounts.values())
+    assert outlet.events == dict.fromkeys(set(names) - {"otel_connect.attempt"}, 1)
+
+
+def test_a_configuration_is_taken_while_running_or_not_at_all() -> None:
+    sink, clock = Kept(), Clock()
+    output = telemetry(sink, clock)
+    output.write([make_attempt()])
+    quick = Configuration(export=ExportConfig(flush_interval_ms=10), encode=EncodeConfig(span_name="peer"))
+    output.reconfigure(quick)
+    assert sink.configurations == [quick.export]
+    output.write([make_attempt()])
+    clock.now += 0.2
+    output.tick(lambda: state(2))
+    (spans,) = [each for each in sink.requests if each.signal is Signal.TRACES]
+    assert spans.body.count(b"tcp connect 10.1.2.80:443") == 2
+
+    class Refusing(Kept):
+        def reconfigure(self, config: ExportConfig) -> None:
+            raise ConfigError([f"{config.endpoint}: cannot be used"])
+
+    sink = Refusing()
+    output = telemetry(sink, clock)
+    with pytest.raises(ConfigError):
+        output.reconfigure(quick)
+    output.write([make_attempt()])
+    clock.now += 0.1
+    output.tick(lambda: state(1))
+    assert not sink.requests  # the old interval is in force
+
+
+class Full:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.written = b""
+
+    def write(self, data: memoryview) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = bytes(data[: min(self.room, 1000)])
+        self.room -= len(taken)
+        self.written += taken
+        return len(taken)
+
+
+def test_what_cannot_be_written_is_counted_and_costs_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
+    request = encode_event(started(["a"]), ResourceMessage(), 1)._replace(records=5)
+    whole = io.BytesIO()
+    JsonLines(whole).put(request)
+    line = whole.getvalue()
+    disk = Full(room=len(line) + 3)
+    sink = JsonLines(disk)
+    for _ in range(3):
+        sink.put(request)
+    disk.room = 1 << 20
+    sink.put(request)
+    sink.put(request)
+    assert disk.written == line + line[:3] + b"\n" + line + line
+    assert sink.accounts()[Signal.LOGS] == Account(25, 15, 0, {Reason.OUTPUT_IO: 10}, 0)
+    assert len(caplog.messages) == 1

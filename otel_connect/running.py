@@ -1,0 +1,167 @@
+"""What of a configuration can change while the agent runs: put in force all together, or not at all."""
+
+import logging
+from typing import Protocol
+
+from otel_connect.agent import Agent
+from otel_connect.config import Configuration, EnrichConfig, Listen
+from otel_connect.config import Output as OutputKind
+from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.procfs import executable, user_name
+from otel_connect.errors import ConfigError
+from otel_connect.export.endpoint import output_kind
+from otel_connect.serve.listener import Listener, wanted
+from otel_connect.serve.log import start_log
+from otel_connect.serve.report import Report
+
+_log = logging.getLogger(__name__)
+
+# What is made once: kernel memory that has to be there before the first attempt, and the directory that is locked.
+_MADE_AT_START = (
+    *(("capture", key) for key in ("ring_bytes", "max_in_progress", "stale_after_s")),
+    ("export", "spool_directory"),
+)
+
+
+class Output(Protocol):
+    """What can be configured anew of an output."""
+
+    def reconfigure(self, configuration: Configuration) -> None:
+        """Encode and deliver in another way; raises ConfigError and changes nothing if that cannot be."""
+
+
+class Server(Protocol):
+    """What serves reports: serve.http.StatusServer."""
+
+    def publish(self, report: Report) -> None:
+        """Take the report that is served from now on."""
+
+    def close(self) -> None:
+        """Stop serving and listening."""
+
+
+class StatusPages:
+    """The status server, if there is one: bound early, started late, and moved when its address changes."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Bind the socket, without a thread yet; raises ConfigError unless the address is only the default."""
+        self._listener = self._bind(configuration)
+        self._server: Server | None = None
+        self._report: Report | None = None
+
+    def start(self, report: Report) -> None:
+        """Serve from now on, beginning with this report."""
+        self._report = report
+        if self._listener is not None:
+            self._server = _serve(self._listener, report)
+
+    def publish(self, report: Report) -> None:
+        """Serve this report from now on."""
+        self._report = report
+        if self._server is not None:
+            self._server.publish(report)
+
+    def prepare(self, configuration: Configuration) -> Listener | None:
+        """Bind where this configuration wants it, if that is elsewhere than now; raises ConfigError."""
+        now = None if self._listener is None else self._listener.address
+        if _address(configuration) == now:
+            return self._listener
+        return self._bind(configuration)
+
+    def move(self, listener: Listener | None) -> None:
+        """Serve on what ``prepare`` returned, and no more where it was."""
+        if listener is self._listener:
+            return
+        self.close()
+        self._listener = listener
+        if self._report is not None:
+            self.start(self._report)
+
+    def discard(self, listener: Listener | None) -> None:
+        """Give up what ``prepare`` returned."""
+        if listener is not None and listener is not self._listener:
+            listener.close()
+
+    def close(self) -> None:
+        """Stop serving and listening."""
+        if self._server is not None:
+            self._server.close()
+        elif self._listener is not None:
+            self._listener.close()
+        self._server = self._listener = None
+
+    @staticmethod
+    def _bind(configuration: Configuration) -> Listener | None:
+        address = _address(configuration)
+        if address is None:
+            return None
+        try:
+            return Listener(address)
+        except ConfigError as error:
+            if configuration.serve.listen is not None:
+                raise
+            _log.warning("no status server: %s", error)
+            return None
+
+
+class Running:
+    """The parts of a running agent that a new configuration changes."""
+
+    def __init__(
+        self, configuration: Configuration, agent: Agent, output: Output, pages: StatusPages, *, host_processes: bool
+    ) -> None:
+        self._started_with = self._configuration = configuration
+        self._agent = agent
+        self._output = output
+        self._pages = pages
+        self._host_processes = host_processes
+
+    def apply(self, new: Configuration) -> tuple[str, ...]:
+        """Put a configuration in force; raises ConfigError and changes nothing if that cannot be.
+
+        Returns the keys that have changed but need a restart.
+        """
+        old = self._configuration
+        stays = output_kind(new.export) is output_kind(self._started_with.export)
+        listener = self._pages.prepare(new)
+        try:
+            if stays:
+                self._output.reconfigure(_in_the_same_spool(new, self._started_with))
+        except ConfigError:
+            self._pages.discard(listener)
+            raise
+        self._pages.move(listener)
+        start_log(new.log.format)
+        if new.enrich != old.enrich:
+            self._agent.rename(name_processes(new.enrich, host_processes=self._host_processes))
+        self._agent.interval_s = new.capture.drain_interval_ms / 1000
+        self._configuration = new
+        return (*_changed(self._started_with, new), *(() if stays else ("export.output",)))
+
+
+def name_processes(config: EnrichConfig, *, host_processes: bool) -> Processes:
+    """Name processes by /proc, unless its pids are not the kernel's: they would name unrelated processes."""
+    lookup = executable if host_processes else lambda _pid, _start: None
+    return Processes(lookup, user_name, config.process_cache_size)
+
+
+def _changed(old: Configuration, new: Configuration) -> list[str]:
+    def value(configuration: Configuration, section: str, key: str) -> object:
+        return getattr(getattr(configuration, section), key)
+
+    return [".".join(place) for place in _MADE_AT_START if value(old, *place) != value(new, *place)]
+
+
+def _in_the_same_spool(new: Configuration, old: Configuration) -> Configuration:
+    export = new.export.model_copy(update={"spool_directory": old.export.spool_directory})
+    return new.model_copy(update={"export": export})
+
+
+def _address(configuration: Configuration) -> Listen | None:
+    return wanted(configuration.serve, by_default=output_kind(configuration.export) is OutputKind.OTLP)
+
+
+def _serve(listener: Listener, report: Report) -> Server:
+    from otel_connect.serve.http import StatusServer  # noqa: PLC0415 - only who serves pays for the libraries
+
+    return StatusServer(listener, report)

@@ -1,0 +1,145 @@
+"""What a running agent does beside its work, with every neighbour in the test's hands."""
+
+import pytest
+
+from otel_connect.config import Configuration
+from otel_connect.encode.events import AgentEvent
+from otel_connect.errors import ConfigError
+from otel_connect.figures import Account, AgentState, Outlet
+from otel_connect.life import Life, Losses
+from otel_connect.model import Signal
+from otel_connect.serve.report import Phase, Report
+from otel_connect.serve.systemd import ServiceManager
+from tests.support.figures import OUTLET, STATE
+
+
+class Manager(ServiceManager):
+    """Writes down what it is told."""
+
+    def __init__(self, watchdog_every_s: float | None = None) -> None:
+        super().__init__({}, 1)
+        self.watchdog_every_s = watchdog_every_s
+        self.told: list[str] = []
+
+    def _send(self, *assignments: str) -> None:
+        self.told.append(assignments[0])
+
+
+class Held:
+    """The agent's other parts."""
+
+    def __init__(self, manager: Manager | None = None) -> None:
+        self.now = 100.0
+        self.manager = manager or Manager()
+        self.reports: list[Report] = []
+        self.events: list[AgentEvent] = []
+        self.applied: list[Configuration] = []
+        self.outlets = OUTLET
+        self.reload = False
+        self.problems: list[str] = []
+        self.needs_restart: tuple[str, ...] = ()
+        self.life = Life(
+            lambda: STATE,
+            self,
+            self.manager,
+            where="somewhere",
+            pages=self,
+            load=self.load,
+            apply=self.apply,
+            reload_wanted=self.take_reload,
+            clock=lambda: self.now,
+        )
+
+    def outlet(self, _state: AgentState) -> Outlet:
+        return self.outlets
+
+    def event(self, event: AgentEvent) -> None:
+        self.events.append(event)
+
+    def publish(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def take_reload(self) -> bool:
+        wanted, self.reload = self.reload, False
+        return wanted
+
+    def load(self) -> Configuration:
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Configuration()
+
+    def apply(self, configuration: Configuration) -> tuple[str, ...]:
+        self.applied.append(configuration)
+        return self.needs_restart
+
+    def rounds(self, count: int, step_s: float) -> None:
+        for _ in range(count):
+            self.now += step_s
+            self.life.round()
+
+
+def test_a_report_about_once_a_second() -> None:
+    held = Held()
+    held.rounds(100, 0.05)
+    assert len(held.reports) in {5, 6}
+    assert held.reports[-1].phase is Phase.CAPTURING
+    assert held.reports[-1].figures.state is STATE
+
+
+def test_the_watchdog_is_fed_by_rounds_only() -> None:
+    held = Held(Manager(watchdog_every_s=0.5))
+    held.rounds(100, 0.05)
+    assert held.manager.told.count("WATCHDOG=1") == pytest.approx(10, abs=1)
+    held.now += 60  # the loop hangs
+    assert held.manager.told.count("WATCHDOG=1") == pytest.approx(10, abs=1)
+
+
+def test_a_reload_is_said_everywhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    held = Held()
+    held.reload, held.needs_restart = True, ("capture.ring_bytes",)
+    held.rounds(1, 0.05)
+    assert len(held.applied) == 1
+    assert [event.name for event in held.events if not event.warning] == ["otel_connect.agent.config_reloaded"]
+    assert held.manager.told[:2] == ["RELOADING=1", "READY=1"]
+    assert held.reports[-1].last_reload is not None
+    assert held.reports[-1].last_reload.problems == ()
+    assert held.reports[-1].last_reload.needs_restart == ("capture.ring_bytes",)
+    assert "capture.ring_bytes has changed: needs a restart, the running value stays" in caplog.messages
+
+
+def test_a_reload_that_is_refused_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    held = Held()
+    held.reload, held.problems = True, ["a.toml: x: unknown key", "a.toml: y: unknown key"]
+    held.rounds(1, 0.05)
+    assert not held.applied
+    assert "otel_connect.agent.config_reloaded" not in {event.name for event in held.events}
+    assert held.manager.told[:2] == ["RELOADING=1", "READY=1"]
+    assert held.reports[-1].last_reload is not None
+    assert held.reports[-1].last_reload.problems == tuple(held.problems)
+    prefix = "configuration not reloaded, the old one stays in force: "
+    assert caplog.messages == [prefix + problem for problem in held.problems]
+
+
+def test_stopping_is_the_last_report() -> None:
+    held = Held()
+    held.life.stopping()
+    assert [report.phase for report in held.reports] == [Phase.STOPPING]
+    assert held.manager.told == ["STOPPING=1"]
+
+
+def test_losses_are_said_once_a_minute_for_each_reason_and_completely() -> None:
+    losses, said = Losses(), 0
+    for second in range(600):
+        accounts = {Signal.LOGS: Account(9999, 0, 0, 0, {"queue_full": second + 1, "sampled": second})}
+        news = losses.news(accounts, float(second))
+        assert [(signal, reason) for signal, reason, _ in news] == (
+            [] if second % 60 else [(Signal.LOGS, "queue_full")]
+        )
+        said += sum(count for _, _, count in news)
+        if news:
+            assert said == second + 1
+
+
+def test_no_loss_no_news() -> None:
+    assert Losses().news({Signal.LOGS: Account(1, 0, 0, 1, {})}, 0.0) == []
