@@ -118,7 +118,7 @@ def arrived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
             collector.await_until(lambda: len(ours(collector.log_records())) >= ATTEMPTS * len(KINDS), 30)
             assert agent.stop() == 0
-        logs = collector.log_records()
+        logs = [record for record in collector.log_records() if record["eventName"] == "otel_connect.attempt"]
         seen = Counter(record["attributes"]["otel_connect.outcome"] for record in logs)
         collector.await_until(lambda: by_outcome(collector, PER_ATTEMPT) == seen, 10)
         yield Arrived(
