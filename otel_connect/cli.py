@@ -92,6 +92,8 @@ def validate(file: Path | None) -> None:
         click.echo(f"{name}: {place.protocol} to {place.url}")
     if not endpoints:
         click.echo("no endpoint: attempts go to the console")
+    if address := wanted(configuration.serve, by_default=output_kind(configuration.export) is Output.OTLP):
+        click.echo(f"status pages: {address}")
     click.echo("configuration is valid")
 
 

@@ -261,7 +261,7 @@ class Telemetry:
         self.event(stopped(state.balance.seen))
         self._sink.close(_FLUSH_ON_CLOSE_S)
         accounts = self.outlet(state).accounts
-        for signal in _PER_ATTEMPT:
+        for signal in (*_PER_ATTEMPT, Signal.METRICS):
             _log.info("%s", _ledger_line(signal, accounts[signal]))
         if state.balance.probe_missed:
             _log.info(
@@ -323,7 +323,7 @@ def _by_reason(records: Records) -> dict[str, int]:
 
 def _ledger_line(signal: Signal, account: Account) -> str:
     detail = ", ".join(f"{reason} {count}" for reason, count in sorted(account.dropped.items()))
-    line = f"{signal}: seen {account.taken}"
+    line = f"{signal}: {'seen' if signal in _PER_ATTEMPT else 'made'} {account.taken}"
     line += f" + recovered {account.recovered}" if account.recovered else ""
     line += f" = exported {account.exported} + queued {account.queued} + dropped {sum(account.dropped.values())}"
     line += f" ({detail})" if detail else ""

@@ -9,7 +9,6 @@ import json
 import logging
 import sys
 import threading
-import warnings
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -28,8 +27,8 @@ def start_log(form: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger(NAME).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    warnings.simplefilter("ignore", ResourceWarning)
     threading.excepthook = _thread_died
+    sys.unraisablehook = _ignored
 
 
 class TextFormatter(logging.Formatter):
@@ -70,10 +69,15 @@ class _Handler(logging.Handler):
 
 
 def _thread_died(args: threading.ExceptHookArgs) -> None:
-    name = args.thread.name if args.thread else "a thread"
-    logging.getLogger(NAME).error(
-        "%s ended by a fault: %r%s; please report this", name, args.exc_value, _at(args.exc_traceback)
-    )
+    _fault(f"{args.thread.name if args.thread else 'a thread'} ended by a fault", args.exc_value, args.exc_traceback)
+
+
+def _ignored(args: "sys.UnraisableHookArgs") -> None:
+    _fault("a fault was ignored", args.exc_value, args.exc_traceback)
+
+
+def _fault(what: str, error: BaseException | None, trace: TracebackType | None) -> None:
+    logging.getLogger(NAME).error("%s: %r%s; please report this", what, error, _at(trace))
 
 
 def _at(trace: TracebackType | None) -> str:

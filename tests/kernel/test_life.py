@@ -27,7 +27,7 @@ from otel_connect.model import ConnectEvent, Signal
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.collector import await_until
 from tests.support.network import closed_port
-from tests.support.receiver import HttpReceiver, Receiver, Reply
+from tests.support.receiver import HttpReceiver, Receiver, Reply, make_certificates
 from tests.support.status import Status, unix_listen
 
 CAP_SYS_PTRACE = 1 << 19
@@ -132,12 +132,14 @@ def thread_states(pid: int) -> list[dict[str, str]]:
 
 
 def test_privileges_are_given_up_in_every_thread_and_nothing_breaks(tmp_path: Path) -> None:
-    listen, settings = unix_listen(tmp_path), tmp_path / "agent.toml"
-    settings.write_text(f'[serve]\nlisten = "{listen}"\n')
+    listen, settings, spool = unix_listen(tmp_path), tmp_path / "agent.toml", tmp_path / "spool"
+    settings.write_text(f'[serve]\nlisten = "{listen}"\n[export]\nspool_directory = "{spool}"\n')
     with HttpReceiver() as receiver, closed_port() as port:
         with RunningAgent("--config", str(settings), environment=otlp(receiver)) as agent:
             connect(port)
             await_until(lambda: len(of_process(receiver, SELF)) == 1)
+            assert stat.S_IMODE(spool.stat().st_mode) == 0o700
+            assert list(spool.iterdir())
             threads = thread_states(agent.process.pid)
             assert len(threads) >= 5  # the loop, the status server, a sender for each signal
             for thread in threads:
@@ -173,7 +175,7 @@ def test_privileges_are_given_up_in_every_thread_and_nothing_breaks(tmp_path: Pa
 
             # The configuration can be read again, and another socket be opened.
             moved = f"{listen}.moved"
-            settings.write_text(f'[serve]\nlisten = "{moved}"\n')
+            settings.write_text(f'[serve]\nlisten = "{moved}"\n[export]\nspool_directory = "{spool}"\n')
             agent.process.send_signal(signal.SIGHUP)
             await_until(Status(moved).reachable)
             assert not Status(listen).reachable()
@@ -181,6 +183,25 @@ def test_privileges_are_given_up_in_every_thread_and_nothing_breaks(tmp_path: Pa
             await_until(lambda: len(of_process(receiver, SELF)) == 2)
         balance_of(agent, "logs")
         balance_of(agent, "traces")
+
+
+def test_a_file_that_only_a_privilege_could_read_is_refused(tmp_path: Path) -> None:
+    authority = make_certificates(tmp_path).authority
+    authority.chmod(0o600)
+    os.chown(authority, 65534, 65534)
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'[export]\nendpoint = "https://localhost:4318"\ncertificate = "{authority}"\n')
+    ended = subprocess.run(
+        [COMMAND, "run", "--config", settings],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"OTEL_CONNECT_LISTEN": "", "STATE_DIRECTORY": str(tmp_path)},
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line == f"otel-connect: {authority}: certificate cannot be read (Permission denied); name a readable file"
 
 
 RELOADED = (
@@ -239,16 +260,18 @@ def test_a_reload_takes_what_it_can_and_names_what_it_cannot(tmp_path: Path) -> 
     with RunningAgent("--config", str(settings), "--output", "json") as agent:
         settings.write_text(
             f'[serve]\nlisten = "{listen}"\n[log]\nformat = "json"\n'
-            "[capture]\nring_bytes = 4096\ndrain_interval_ms = 20\n"
+            "[capture]\nring_bytes = 4096\ndrain_interval_ms = 20\n[export]\nspool_directory = ''\n"
         )
         agent.process.send_signal(signal.SIGHUP)
         agent.until(lambda: any("needs a restart" in line for line in agent.errors))
-        said = json.loads(agent.errors[-1])
-        assert said["message"] == "capture.ring_bytes has changed: needs a restart, the running value stays"
+        agent.until(lambda: len(agent.errors) >= 4)
+        said = [json.loads(line)["message"] for line in agent.errors[-2:]]
+        names = ["capture.ring_bytes", "export.spool_directory"]
+        assert said == [f"{name} has changed: needs a restart, the running value stays" for name in names]
         await_until(lambda: Status(listen).document()["last_reload"])
         document = Status(listen).document()
         assert document["last_reload"]["ok"] is True
-        assert document["last_reload"]["needs_restart"] == ["capture.ring_bytes"]
+        assert document["last_reload"]["needs_restart"] == names
         assert document["ring"]["limit_bytes"] == CaptureConfig().ring_bytes
         settings.write_text("[capture]\nring_bytes = 1\n")
         agent.process.send_signal(signal.SIGHUP)

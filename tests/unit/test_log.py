@@ -19,6 +19,10 @@ warnings.warn("old", DeprecationWarning)
 thread = threading.Thread(target=lambda: 1 // 0, name="export-logs")
 thread.start()
 thread.join()
+class Bad:
+    def __del__(self):
+        raise KeyError("x")
+Bad()
 print("done")
 """
 
@@ -39,8 +43,9 @@ def test_lines_of_text() -> None:
         "otel-connect: capturing",
         "otel-connect: urllib3.connectionpool: Retrying",
     ]
-    assert lines[-1].startswith("otel-connect: export-logs ended by a fault: ZeroDivisionError(")
-    assert lines[-1].endswith("(<string>:10); please report this")
+    assert lines[-2].startswith("otel-connect: export-logs ended by a fault: ZeroDivisionError(")
+    assert lines[-2].endswith("(<string>:10); please report this")
+    assert lines[-1] == "otel-connect: a fault was ignored: KeyError('x') (<string>:15); please report this"
     assert not any("Traceback" in line for line in lines)
 
 

@@ -117,11 +117,17 @@ def test_a_large_batch_does_not_wait() -> None:
 )
 def test_the_ledger_is_said_at_the_end(lose: bool, logs: str, traces: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    output = telemetry(Kept(lose=lose))
+    sink = Kept(lose=lose)
+    output = telemetry(sink)
     success = make_attempt(outcome=Outcome.ESTABLISHED, errno=None)
     output.write([make_attempt(), success, success])
     output.close(state(3))
-    assert [record.getMessage() for record in caplog.records] == [f"logs: {logs}", f"traces: {traces}"]
+    points = sink.records(Signal.METRICS)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:2] == [f"logs: {logs}", f"traces: {traces}"]
+    exported, dropped = (0, points) if lose else (points, 0)
+    (metrics,) = said[2:]
+    assert metrics.startswith(f"metrics: made {points} = exported {exported} + queued 0 + dropped {dropped}")
 
 
 def test_what_cannot_be_encoded_costs_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
