@@ -162,14 +162,14 @@ class ServeConfig(_Section):
     """The status server: what a probe, a scraper or a person can ask the agent."""
 
     listen: str | None = None
-    """``HOST:PORT``, ``unix:/PATH``, empty for none; ``None``: ``DEFAULT_LISTEN`` when output is otlp."""
+    """``HOST:PORT``, ``unix:/PATH``, ``off`` or empty; ``None``: ``DEFAULT_LISTEN`` when output is otlp."""
 
     @field_validator("listen")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value:
+        if value and value != "off":
             parse_listen(value)
-        return value
+        return "" if value == "off" else value
 
 
 class LogConfig(_Section):
@@ -203,7 +203,7 @@ def parse_listen(text: str) -> Listen:
     host, _, port = text.rpartition(":")
     name = host.removeprefix("[").removesuffix("]")
     if not name or (":" in name) is not host.startswith("[") or not (port.isascii() and port.isdigit()):
-        raise ValueError(f"must be HOST:PORT, such as {DEFAULT_LISTEN}, or unix:/PATH")
+        raise ValueError(f"must be HOST:PORT, such as {DEFAULT_LISTEN}, or unix:/PATH, or off")
     if not 0 < int(port[:6]) < 1 << 16:
         raise ValueError("must have a port from 1 to 65535")
     return Listen("", name, int(port))

@@ -13,7 +13,7 @@ from otel_connect.errors import ConfigError
 
 _BACKLOG = 64
 _ASK_S = 5.0
-_REMEDY = 'name another address, or none ("") to do without'
+_REMEDY = "name another address, or off"
 
 
 def wanted(config: ServeConfig, *, by_default: bool) -> Listen | None:

@@ -197,7 +197,7 @@ def test_a_file_that_only_a_privilege_could_read_is_refused(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"OTEL_CONNECT_LISTEN": "", "STATE_DIRECTORY": str(tmp_path)},
+        env=os.environ | {"OTEL_CONNECT_LISTEN": "off", "STATE_DIRECTORY": str(tmp_path)},
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
@@ -320,7 +320,7 @@ def test_the_pages_of_a_running_agent_balance_at_any_time(tmp_path: Path) -> Non
 def test_health_of_an_agent_that_is_not_there(tmp_path: Path) -> None:
     for listen, said in (
         (unix_listen(tmp_path), "No such file or directory"),
-        ("", "there is no status server to ask"),
+        ("off", "there is no status server to ask"),
     ):
         health = subprocess.run(
             [COMMAND, "health"],
@@ -431,7 +431,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_a_backend_that_is_away_delays_the_end_by_five_seconds_at_most() -> None:
     with HttpReceiver([Reply(status=503)] * 1000) as receiver, closed_port() as port:
-        with RunningAgent(environment=otlp(receiver, OTEL_CONNECT_LISTEN="")) as agent:
+        with RunningAgent(environment=otlp(receiver, OTEL_CONNECT_LISTEN="off")) as agent:
             connect(port)
             receiver.await_requests(1)
         assert balance_of(agent, "logs")["exported"] == 0

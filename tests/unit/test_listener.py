@@ -45,6 +45,7 @@ def test_on_by_default_only_for_otlp() -> None:
     assert wanted(ServeConfig(), by_default=True) == DEFAULT_LISTEN
     assert wanted(ServeConfig(), by_default=False) is None
     assert wanted(ServeConfig(listen=""), by_default=True) is None
+    assert wanted(ServeConfig(listen="off"), by_default=True) is None
     assert wanted(ServeConfig(listen="localhost:1"), by_default=False) == Listen("", "localhost", 1)
 
 
