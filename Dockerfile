@@ -40,7 +40,9 @@ LABEL org.opencontainers.image.title="otel-connect" \
     org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim"
 COPY --from=environment /opt/otel-connect /opt/otel-connect
 COPY --from=package /package /
-# No HEALTHCHECK: the agent has no health endpoint yet, and that its process runs the engine knows by itself.
+# In the container itself: with the host's network a port would be the host's, and one for all its agents.
+ENV OTEL_CONNECT_LISTEN=unix:/tmp/otel-connect.sock
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["otel-connect", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["otel-connect"]
 CMD ["run"]

@@ -80,7 +80,8 @@ flock 9
 install_programs
 make_base
 home=$(make_home)
-"$here/engine.sh" buildah build --layers --pull-never --isolation chroot --volume "$home:/root:ro" \
+# The format of Docker, because the other one has no health check.
+"$here/engine.sh" buildah build --format docker --layers --pull-never --isolation chroot --volume "$home:/root:ro" \
     --tag localhost/otel-connect:test "$project" >"$scratch/build.log" 2>&1 ||
     fail "it cannot be built: $(<"$scratch/build.log")"
 tail -n 1 "$scratch/build.log"

@@ -128,6 +128,17 @@ def test_it_sends_to_a_collector_of_the_host(image: str, container: list[str], o
             receiver.await_requests(1)
 
 
+def test_its_health_check_asks_the_running_agent(image: str, container: list[str], options: list[str]) -> None:
+    name = container[-1].removeprefix("--name=")
+    with RunningAgent(command=[*container, *options, image, "run", "--output", "json"]):
+        checked = podman("healthcheck", "run", name)
+        assert checked.returncode == 0, checked.stderr + checked.stdout
+        asked = podman("exec", name, "otel-connect", "health")
+        assert (asked.returncode, asked.stdout) == (0, "ok\n")
+        elsewhere = podman("exec", "--env=OTEL_CONNECT_LISTEN=127.0.0.1:1", name, "otel-connect", "health")
+        assert elsewhere.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("left_out", "exit_code", "words"),
     [
@@ -155,6 +166,7 @@ def test_what_the_image_says_of_itself(image: str) -> None:
     assert configuration["Entrypoint"] == ["otel-connect"]
     assert configuration["Cmd"] == ["run"]
     assert configuration["StopSignal"] == "SIGTERM"
+    assert configuration["Healthcheck"]["Test"] == ["CMD", "otel-connect", "health"]
     assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
