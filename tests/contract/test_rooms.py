@@ -1,6 +1,8 @@
 """The walls of the house: who imports whom."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,9 @@ def test_only_encode_imports_the_sdk() -> None:
         if name.startswith("opentelemetry.sdk")
     }
     assert users == {"encode"}
+
+
+def test_only_who_serves_pays_for_the_server() -> None:
+    script = "import sys, otel_connect.run; print(*{'uvicorn', 'starlette', 'prometheus_client'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert ended.stdout.strip() == ""

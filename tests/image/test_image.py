@@ -166,7 +166,7 @@ def test_what_the_image_says_of_itself(image: str) -> None:
     assert configuration["Entrypoint"] == ["otel-connect"]
     assert configuration["Cmd"] == ["run"]
     assert configuration["StopSignal"] == "SIGTERM"
-    assert configuration["Healthcheck"]["Test"] == ["CMD", "otel-connect", "health"]
+    assert described["Healthcheck"]["Test"] == ["CMD", "otel-connect", "health"]
     assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 

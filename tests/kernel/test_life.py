@@ -437,6 +437,42 @@ def test_a_backend_that_is_away_delays_the_end_by_five_seconds_at_most() -> None
         assert balance_of(agent, "logs")["exported"] == 0
 
 
+def test_what_an_earlier_run_left_is_recovered_and_in_the_account(tmp_path: Path) -> None:
+    state, listen = {"STATE_DIRECTORY": str(tmp_path)}, unix_listen(tmp_path)
+    with HttpReceiver([Reply(status=503)] * 1000) as away, closed_port() as port:
+        with RunningAgent(environment=otlp(away, OTEL_CONNECT_LISTEN="off") | state) as first:
+            for _ in range(20):
+                connect(port)
+            away.await_requests(1)
+        left = {name: balance_of(first, name)["queued"] for name in ("logs", "traces")}
+        assert left["logs"] >= 20
+    with HttpReceiver() as receiver:
+        with RunningAgent(environment=otlp(receiver, OTEL_CONNECT_LISTEN=listen) | state) as second:
+            await_until(lambda: len(of_process(receiver, SELF)) == 20)
+            # One agent to a spool; the second is told which one, and what to do.
+            other = subprocess.run(
+                [COMMAND, "run"],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=os.environ | otlp(receiver, OTEL_CONNECT_LISTEN="off") | state,
+            )
+            assert (other.returncode, other.stdout) == (2, "")
+            assert str(tmp_path) in other.stderr
+            ledger = Status(listen).document()["ledger"]
+            assert {name: ledger[name]["recovered"] for name in left} == left
+            assert all(account["difference"] == 0 for account in ledger.values())
+            assert (
+                f'attempts_recovered_total{{otel_connect_signal="logs"}} {left["logs"]}.0'
+                in Status(listen).get("/metrics")[1]
+            )
+        assert {name: balance_of(second, name)["recovered"] for name in left} == left
+        # Events of both runs have come, and none of them counts.
+        events = agent_events(receiver)
+        assert (events["started"], events["stopped"]) == (2, 2)
+
+
 BROKEN = {
     "full_output": (["--output", "json"], ">/dev/full"),
     "full_console": (["--output", "console"], ">/dev/full"),
