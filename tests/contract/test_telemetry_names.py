@@ -14,12 +14,15 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv import attributes as semconv
+from prometheus_client.parser import text_string_to_metric_families
 
 from otel_connect.encode import events
 from otel_connect.encode.attributes import EVENT_NAME, attempt_attributes, error_type
 from otel_connect.encode.metrics import DURATION_BOUNDARIES, AttemptMetrics
 from otel_connect.encode.resource import agent_resource
+from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.model import Attempt, Outcome, Signal, Verdict
+from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
 
@@ -89,6 +92,20 @@ def test_metrics() -> None:
     assert documented.keys() == emitted.keys()
     for name, facts in emitted.items():
         assert facts.items() <= documented[name].items()
+
+
+def test_the_metrics_page_has_the_names_that_otlp_gets_in_prometheus() -> None:
+    body, _ = page(self_metrics(FIGURES), "")
+    suffixes = {"counter": "_total", "gauge": "", "histogram": "_bucket"}
+    families = {
+        family.name + suffixes[family.type]: sample
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples[:1]
+    }
+    rows = {name: row for name, row in table("Metrics").items() if name.startswith(PREFIX)}
+    assert families.keys() == {row["Prometheus name"] for row in rows.values()}
+    attributes = {name.replace(".", "_") for name in table("Attributes of metrics")} | {"le"}
+    assert {label for sample in families.values() for label in sample.labels} <= attributes
 
 
 def test_attributes_of_metrics() -> None:

@@ -27,7 +27,7 @@ from otel_connect.model import ConnectEvent, Signal
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.collector import await_until
 from tests.support.network import closed_port
-from tests.support.receiver import HttpReceiver, Receiver, Reply, make_certificates
+from tests.support.receiver import HttpReceiver, Receiver, Reply, ServerTls, make_certificates
 from tests.support.status import Status, unix_listen
 
 CAP_SYS_PTRACE = 1 << 19
@@ -202,6 +202,29 @@ def test_a_file_that_only_a_privilege_could_read_is_refused(tmp_path: Path) -> N
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line == f"otel-connect: {authority}: certificate cannot be read (Permission denied); name a readable file"
+
+
+def test_certificates_are_read_again_after_privileges_are_gone(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    (tmp_path / "used").mkdir()
+    used = {name: tmp_path / "used" / name for name in ("authority", "client", "client_key")}
+    for name, file in used.items():
+        file.write_bytes((made.stranger if name == "authority" else getattr(made, name)).read_bytes())
+        file.chmod(0o600)
+    listen, settings = unix_listen(tmp_path), tmp_path / "agent.toml"
+    tls = ServerTls(made.server, made.server_key, client_authority=made.authority)
+    with HttpReceiver(tls=tls) as receiver, closed_port() as port:
+        settings.write_text(
+            f'[export]\nendpoint = "{receiver.endpoint}"\ncertificate = "{used["authority"]}"\n'
+            f'client_certificate = "{used["client"]}"\nclient_key = "{used["client_key"]}"\n'
+        )
+        with RunningAgent("--config", str(settings), environment={"OTEL_CONNECT_LISTEN": listen}) as agent:
+            connect(port)
+            await_until(lambda: Status(listen).document()["delivery"]["logs"]["state"] == "unhealthy")
+            used["authority"].write_bytes(made.authority.read_bytes())
+            agent.process.send_signal(signal.SIGHUP)
+            await_until(lambda: len(of_process(receiver, SELF)) == 1, 60)
+        balance_of(agent, "logs")
 
 
 RELOADED = (
