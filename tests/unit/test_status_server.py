@@ -287,6 +287,7 @@ def test_many_connections_cost_the_oldest_not_the_newest(running: Running) -> No
         for _ in range(200):
             idle.append(stack.enter_context(running.connect()))
             assert running.get("/livez")[0] == 200
+            assert len(running.server._server.server_state.connections) <= 32 + 2
 
         def cut_off() -> int:
             count = 0
