@@ -21,8 +21,9 @@ from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
 from otel_connect.enrich.procfs import sees_host_processes
 from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.json_output import JsonLines
 from otel_connect.life import Life
-from otel_connect.outputs import ConsoleView, JsonLines, Telemetry
+from otel_connect.outputs import ConsoleView, Telemetry
 from otel_connect.running import Running, StatusPages, name_processes
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
 from otel_connect.serve.systemd import ServiceManager

@@ -240,6 +240,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.slow
 def test_a_hundred_reloads_under_load_leave_no_attempt_uncounted(tmp_path: Path) -> None:
     listen, settings = unix_listen(tmp_path), tmp_path / "agent.toml"
     settings.write_text(RELOADED[0].format(listen=listen))
