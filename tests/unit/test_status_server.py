@@ -257,7 +257,7 @@ def test_there_is_nothing_else(running: Running, path: str) -> None:
 def test_what_is_no_request_is_refused_and_the_next_one_answered(running: Running, request_: bytes) -> None:
     try:
         answer = running.send(request_)
-    except (ConnectionResetError, BrokenPipeError):
+    except OSError:  # cut off, in one of several ways, while it was still being sent
         answer = b""
     assert not answer or status_of(answer) >= 400
     assert running.get("/livez")[0] == 200
