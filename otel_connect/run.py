@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from io import FileIO
-from pathlib import Path
 from typing import Protocol
 
 from otel_connect.agent import Agent, StopSignal
@@ -21,6 +20,7 @@ from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
 from otel_connect.enrich.procfs import sees_host_processes
 from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.host import machine_id
 from otel_connect.json_output import JsonLines
 from otel_connect.life import Life
 from otel_connect.outputs import ConsoleView, Telemetry
@@ -89,7 +89,7 @@ def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry,
     resource = agent_resource(
         os.uname(),
         instance_id=str(uuid.uuid4()),
-        machine_id=_machine_id(),
+        machine_id=machine_id(),
         node_name=os.environ.get(NODE_NAME_VARIABLE),
     )
     if kind is OutputKind.JSON:
@@ -97,10 +97,3 @@ def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry,
         return Telemetry(configuration, resource, sink), "standard output as OTLP JSON"
     places = dict.fromkeys(endpoint.url for endpoint in resolve(configuration.export).values())
     return Telemetry(configuration, resource, OtlpExporter(configuration.export)), ", ".join(places)
-
-
-def _machine_id(path: Path = Path("/etc/machine-id")) -> str | None:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return None

@@ -5,7 +5,6 @@ front of the SDK (see ``cardinality``), temporality and the kind of histogram fo
 and nothing global is set.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +13,9 @@ from itertools import repeat
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION as AGGREGATION_VARIABLE,
-)
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE as TEMPORALITY_VARIABLE,
-)
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
-from opentelemetry.sdk.metrics.view import (
-    Aggregation,
-    ExplicitBucketHistogramAggregation,
-    ExponentialBucketHistogramAggregation,
-    View,
-)
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, TraceFlags, set_span_in_context
 from opentelemetry.trace import SpanContext as SdkSpanContext
@@ -36,6 +24,12 @@ from otel_connect import __version__
 from otel_connect.encode.attributes import SCHEMA_URL, SCOPE
 from otel_connect.encode.cardinality import AttributeSets, metric_key
 from otel_connect.encode.points import CountedHistogram, mend_starts
+from otel_connect.encode.preferences import (
+    AggregationTemporality,
+    ExplicitBucketHistogramAggregation,
+    histogram_aggregation,
+    temporality,
+)
 from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.encode.spans import SpanContext
 from otel_connect.figures import NO_FIGURES, Distribution, Figures, Kind, SelfMetric
@@ -51,16 +45,13 @@ DURATION_BOUNDARIES = (
     *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
 )
 
-_logger = logging.getLogger(__name__)
-
 
 class AttemptMetrics:
     """The metrics of one resource: of the attempts, and of the agent itself.
 
     ``figures`` returns what the agent says of itself, and is called once for each collection, so that all that
     one request says is of one moment.
-    ``environ`` is where the standard variables are looked up; a value that is none of theirs is logged and
-    the default taken. One thread records and collects.
+    ``environ`` is where the standard variables are looked up. One thread records and collects.
     """
 
     def __init__(
@@ -71,17 +62,18 @@ class AttemptMetrics:
         max_attribute_sets: int = 1000,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        temporality = _temporality(environ)
+        preferred = temporality(environ)
         # The SDK's own limit only has to stay out of the way of ours.
         sdk_limit = max_attribute_sets + 1000
         self._reader = InMemoryMetricReader(
-            preferred_temporality=temporality,
+            preferred_temporality=preferred,
             cardinality_limits={Counter: sdk_limit, Histogram: sdk_limit},
         )
-        view = View(instrument_name=ATTEMPT_DURATION, aggregation=_aggregation(environ))
+        aggregation = histogram_aggregation(environ, ExplicitBucketHistogramAggregation(DURATION_BOUNDARIES))
+        view = View(instrument_name=ATTEMPT_DURATION, aggregation=aggregation)
         provider = MeterProvider([self._reader], resource, shutdown_on_exit=False, views=[view])
         self._sets = AttributeSets(max_attribute_sets)
-        self._sets_expire = temporality[Counter] is AggregationTemporality.DELTA
+        self._sets_expire = preferred[Counter] is AggregationTemporality.DELTA
         self.overflowed = 0
         """Attempts counted with ``_other`` in place of an attribute; up to date after ``collect``."""
         self._take_figures = figures
@@ -162,36 +154,6 @@ class AttemptMetrics:
             for point in self._own[name].points
             if not isinstance(point.value, Distribution)
         ]
-
-
-def _temporality(environ: Mapping[str, str]) -> dict[type, AggregationTemporality]:
-    """Read the preference as the OTLP exporters do, for the instruments that are used here."""
-    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
-    preferences = {
-        "cumulative": (cumulative, cumulative),
-        "delta": (delta, delta),
-        "lowmemory": (delta, cumulative),
-    }
-    synchronous, observable = preferences[_choice(environ, TEMPORALITY_VARIABLE, preferences)]
-    return {Counter: synchronous, Histogram: synchronous, ObservableCounter: observable}
-
-
-def _aggregation(environ: Mapping[str, str]) -> Aggregation:
-    kinds: dict[str, Aggregation] = {
-        "explicit_bucket_histogram": ExplicitBucketHistogramAggregation(DURATION_BOUNDARIES),
-        "base2_exponential_bucket_histogram": ExponentialBucketHistogramAggregation(),
-    }
-    return kinds[_choice(environ, AGGREGATION_VARIABLE, kinds)]
-
-
-def _choice(environ: Mapping[str, str], variable: str, choices: Mapping[str, object]) -> str:
-    """Look a variable up among its values, of which the first is the default; case does not matter."""
-    default = next(iter(choices))
-    value = environ.get(variable, "").strip().lower() or default
-    if value in choices:
-        return value
-    _logger.warning("%s: %r is none of %s; %s is used", variable, value, ", ".join(choices), default)
-    return default
 
 
 def _sdk_context(context: SpanContext) -> Context:

@@ -13,7 +13,7 @@ from opentelemetry.semconv.attributes import k8s_attributes, service_attributes,
 from otel_connect import __version__
 from otel_connect.encode.attributes import SCHEMA_URL, valid_text
 
-__all__ = ["AGENT", "NODE_NAME_VARIABLE", "Resource", "agent_resource", "resource_message"]
+__all__ = ["AGENT", "NODE_NAME_VARIABLE", "Resource", "agent_resource", "host_description", "resource_message"]
 
 AGENT = "otel-connect"
 
@@ -34,6 +34,22 @@ _ARCHITECTURES = {
 }
 
 
+def host_description(uname: uname_result, machine_id: str | None) -> dict[str, str]:
+    """Describe a host in the convention's words; what is not known is left out.
+
+    ``machine_id`` is the content of ``/etc/machine-id``.
+    """
+    architecture = _ARCHITECTURES.get(uname.machine)
+    attributes = {
+        host_attributes.HOST_NAME: uname.nodename,
+        host_attributes.HOST_ID: (machine_id or "").strip(),
+        host_attributes.HOST_ARCH: architecture.value if architecture else uname.machine,
+        os_attributes.OS_TYPE: OsTypeValues.LINUX.value,
+        os_attributes.OS_VERSION: uname.release,
+    }
+    return {key: valid_text(value) for key, value in attributes.items() if value}
+
+
 def agent_resource(uname: uname_result, *, instance_id: str, machine_id: str | None, node_name: str | None) -> Resource:
     """Describe the agent and its host; what OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say wins.
 
@@ -41,16 +57,11 @@ def agent_resource(uname: uname_result, *, instance_id: str, machine_id: str | N
     content of ``/etc/machine-id``, ``node_name`` the value of ``NODE_NAME_VARIABLE``. A malformed entry of
     OTEL_RESOURCE_ATTRIBUTES is logged and left out.
     """
-    architecture = _ARCHITECTURES.get(uname.machine)
     own = {
         service_attributes.SERVICE_NAME: AGENT,
         service_attributes.SERVICE_VERSION: __version__,
         service_attributes.SERVICE_INSTANCE_ID: instance_id,
-        host_attributes.HOST_NAME: uname.nodename,
-        host_attributes.HOST_ID: (machine_id or "").strip(),
-        host_attributes.HOST_ARCH: architecture.value if architecture else uname.machine,
-        os_attributes.OS_TYPE: OsTypeValues.LINUX.value,
-        os_attributes.OS_VERSION: uname.release,
+        **host_description(uname, machine_id),
         telemetry_attributes.TELEMETRY_DISTRO_NAME: AGENT,
         telemetry_attributes.TELEMETRY_DISTRO_VERSION: __version__,
         k8s_attributes.K8S_NODE_NAME: node_name or "",
