@@ -5,6 +5,7 @@ import pytest
 from otel_connect.config import Compression, Layer, Protocol, build
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError
+from otel_connect.export.endpoint import Endpoint, resolve
 from otel_connect.model import Signal
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
@@ -56,9 +57,51 @@ def test_the_layer_builds_a_configuration() -> None:
     assert (export.logs.protocol, export.logs.headers) == (Protocol.GRPC, {"a": "1"})
 
 
-def test_empty_counts_as_unset() -> None:
-    layer = environment_layer({f"{PREFIX}{name}": " " for name in ("ENDPOINT", "TIMEOUT", "INSECURE", "HEADERS")})
-    assert layer == ({}, {}, [])
+OPTIONS = (
+    *("ENDPOINT", "PROTOCOL", "HEADERS", "COMPRESSION", "TIMEOUT", "INSECURE"),
+    *("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"),
+)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("scope", ["", *(f"{signal.upper()}_" for signal in Signal)])
+def test_empty_counts_as_unset(scope: str, option: str, text: str) -> None:
+    assert environment_layer({f"{PREFIX}{scope}{option}": text}) == ({}, {}, [])
+
+
+def test_the_defaults_are_the_specifications() -> None:
+    configured = build([Layer({"export.output": "otlp"}, {"export.output": "--output"}), environment_layer({})])
+    for signal, endpoint in resolve(configured.export).items():
+        assert endpoint == Endpoint(
+            signal,
+            Protocol.HTTP_PROTOBUF,
+            f"http://localhost:4318/v1/{signal}",
+            headers={},
+            compression=Compression.NONE,
+            timeout_s=10.0,
+        )
+        assert endpoint.certificate is endpoint.client_certificate is endpoint.client_key is None
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_signals_own_form_wins_for_that_signal_only(option: str) -> None:
+    general, own = {
+        "ENDPOINT": ("https://all", "https://own/x"),
+        "PROTOCOL": ("http/protobuf", "grpc"),
+        "HEADERS": ("a=all", "a=own"),
+        "COMPRESSION": ("none", "gzip"),
+        "TIMEOUT": ("1", "2"),
+        "INSECURE": ("false", "true"),
+    }.get(option, ("/all.pem", "/own.pem"))
+    pair = {f"{PREFIX}CLIENT_{other}": "/all.pem" for other in ("CERTIFICATE", "KEY")}
+    common = {**pair, f"{PREFIX}ENDPOINT": "https://all:1", f"{PREFIX}{option}": general}
+    if option == "INSECURE":  # it speaks where the endpoint does not
+        common |= {f"{PREFIX}PROTOCOL": "grpc", f"{PREFIX}ENDPOINT": "all:1"}
+    before = resolve(build([environment_layer(common)]).export)
+    after = resolve(build([environment_layer(common | {f"{PREFIX}LOGS_{option}": own})]).export)
+    assert after[Signal.LOGS] != before[Signal.LOGS]
+    assert (after[Signal.METRICS], after[Signal.TRACES]) == (before[Signal.METRICS], before[Signal.TRACES])
 
 
 @pytest.mark.parametrize(
