@@ -1,6 +1,7 @@
 """The walls of the house: who imports whom."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,14 +46,48 @@ def test_only_the_child_imports_bcc() -> None:
     assert not {path.name for path in PACKAGE.rglob("*.py") for name in imports(path) if name.split(".")[0] == "bcc"}
 
 
-def test_only_encode_imports_the_sdk() -> None:
+def test_the_plugin_joins_nothing_but_encode_and_export() -> None:
+    allowed = SHARED | {"otel_connect.environment", "otel_connect.host"}
+    rooms = ("otel_connect.encode.", "otel_connect.export.", "otel_connect.plugin.")
+    strangers = {
+        f"{path.name}: {name}"
+        for path in modules("plugin")
+        for name in imports(path)
+        if name.startswith("otel_connect") and name not in allowed and not name.startswith(rooms)
+    }
+    assert modules("plugin")
+    assert not strangers
+
+
+def test_nothing_of_the_agent_is_loaded_into_an_application() -> None:
+    code = "import json, sys, otel_connect.plugin.{}; print(json.dumps(sorted(sys.modules)))"
+    loaded = {
+        name: set(json.loads(subprocess.check_output([sys.executable, "-c", code.format(name)])))
+        for name in ("exporters", "detector")
+    }
+    agent = {
+        "bcc",
+        "uvicorn",
+        "starlette",
+        "click",
+        "rich",
+        "otel_connect.run",
+        "otel_connect.agent",
+        "otel_connect.cli",
+    }
+    agent |= {f"otel_connect.{room}" for room in ("capture", "enrich", "serve")}
+    assert not loaded["exporters"] & agent
+    assert not loaded["detector"] & (agent | {"grpc", "requests", "pydantic", "sqlite3", "otel_connect.export"})
+
+
+def test_only_encode_and_the_plugin_import_the_sdk() -> None:
     users = {
         path.relative_to(PACKAGE).parts[0]
         for path in PACKAGE.rglob("*.py")
         for name in imports(path)
         if name.startswith("opentelemetry.sdk")
     }
-    assert users == {"encode"}
+    assert users == {"encode", "plugin"}
 
 
 def test_only_who_serves_pays_for_the_server() -> None:

@@ -1,0 +1,168 @@
+"""The one exporter of a process, shared by the three that the SDK makes, and its way through a fork."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from ctypes import py_object, pythonapi
+from typing import NamedTuple
+
+from otel_connect.errors import OtelConnectError
+from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.ledger import Account, Reason
+from otel_connect.model import Signal
+from otel_connect.plugin.batches import Encoded
+from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.quiet import delivering, quiet_context
+
+_log = logging.getLogger(__name__)
+
+LONGEST_FLUSH_S = 5.0
+"""What the end of an application waits for the backend, at the most."""
+_NOTICE_EVERY_S = 60.0
+_LOOK_EVERY_S = 0.01
+
+
+class Station(NamedTuple):
+    """What a process has open."""
+
+    exporter: OtlpExporter
+    heir: Heir | None = None
+
+
+class Delivery:
+    """Opened with its first user, closed with its last; every method may be called from any thread.
+
+    ``opener`` is called at most once in each process: in a child made by fork on its first batch, and with
+    ``idle`` so in any. When it cannot open, one line is logged and nothing is taken.
+    """
+
+    def __init__(self, opener: Callable[[], Station], *, idle: bool = False) -> None:
+        self._opener = opener
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._users = 0
+        self._station: Station | None = None
+        self._failed = False
+        self._noticed: dict[Signal, float] = {}
+
+    def acquire(self) -> None:
+        """Begin to use it: what an earlier process left is sent from now on."""
+        with self._lock:
+            self._users += 1
+            if not self._idle:
+                quiet_context().run(self._open)
+
+    def release(self, timeout_s: float) -> None:
+        """End to use it; the last user sends what waits, until the time is up."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            station, self._station = self._station, None
+            self._failed = False
+        if station is not None:
+            quiet_context().run(_close, station, min(timeout_s, LONGEST_FLUSH_S))
+
+    def take(self, encode: Callable[[], Encoded]) -> bool:
+        """Commit a batch; false when nothing of it could be taken."""
+        if delivering():
+            return False  # a log record about the delivery itself, from a processor that does not wait
+        return quiet_context().run(lambda: self._take(encode()))
+
+    def flush(self, signal: Signal, timeout_s: float) -> bool:
+        """Wait until everything of a signal that was taken so far has left; false when the time is up first."""
+        deadline = time.monotonic() + timeout_s
+        while (station := self._station) is not None:
+            if not station.exporter.accounts()[signal].queued:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_EVERY_S)
+        return False
+
+    def accounts(self) -> Mapping[Signal, Account]:
+        """Say where the records of each signal are; empty when nothing is open."""
+        station = self._station
+        return {} if station is None else station.exporter.accounts()
+
+    def after_fork_in_child(self) -> None:
+        """Leave everything to the parent: its threads do not exist here, its locks may be held by them."""
+        self._lock = threading.Lock()
+        self._failed = False
+        station, self._station = self._station, None
+        if station is not None:
+            _keep_forever(station)
+            station.exporter.abandon()
+            if station.heir is not None:
+                station.heir.abandon()
+
+    def _take(self, encoded: Encoded) -> bool:
+        with self._lock:
+            station = self._open()
+        if station is None:
+            return False
+        exporter = station.exporter
+        request, left_out = encoded.request, encoded.left_out
+        if left_out:
+            exporter.ledger.accept(request.signal, left_out)
+            exporter.ledger.drop(request.signal, Reason.ENCODE_ERROR, left_out)
+            self._notice(request.signal, left_out, encoded.complaint)
+        if request.records:
+            exporter.put(request)
+        return bool(request.records) or not left_out
+
+    def _open(self) -> Station | None:
+        if self._station is None and self._users and not self._failed:
+            try:
+                self._station = self._opener()
+            except (OtelConnectError, OSError, RuntimeError) as error:
+                self._failed = True
+                _log.warning("nothing can be exported: %s", error)
+        return self._station
+
+    def _notice(self, signal: Signal, records: int, complaint: str) -> None:
+        now = time.monotonic()
+        if now - self._noticed.get(signal, -_NOTICE_EVERY_S) >= _NOTICE_EVERY_S:
+            self._noticed[signal] = now
+            _log.warning("%s: %d records could not be encoded (%s) and are left out", signal, records, complaint)
+
+
+def _close(station: Station, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    if station.heir is not None:
+        station.heir.close(timeout_s)
+    station.exporter.close(max(deadline - time.monotonic(), 0.0))
+
+
+def _keep_forever(value: object) -> None:
+    """Keep the interpreter from ever collecting it, also when it ends.
+
+    Collecting a parent's database connection in the child would close it there: SQLite would write the log
+    back and remove it, under the parent's feet.
+    """
+    pythonapi.Py_IncRef(py_object(value))
+
+
+class Outlet:
+    """One exporter's share of a delivery."""
+
+    def __init__(self, signal: Signal, delivery: Delivery) -> None:
+        self._signal = signal
+        self._delivery = delivery
+        self._open = True
+        delivery.acquire()
+
+    def take(self, encode: Callable[[], Encoded]) -> bool:
+        """Commit a batch; false after ``shutdown``, or when nothing of it could be taken."""
+        return self._open and self._delivery.take(encode)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Take no more; only the first call counts."""
+        if self._open:
+            self._open = False
+            self._delivery.release(timeout_s)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait for the answers of the backend; false when they did not all come in time."""
+        return self._open and self._delivery.flush(self._signal, timeout_s)

@@ -1,0 +1,92 @@
+"""The delivery of this process: what the exporters use that the SDK makes by name.
+
+State of the module, because the SDK makes each exporter by its class alone, and the three are to share one
+spool and one connection for each signal.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from otel_connect.config import Protocol
+from otel_connect.export.answer import Action, Answer
+from otel_connect.export.endpoint import Endpoint
+from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.transport import Transport, open_transport
+from otel_connect.plugin.delivery import Delivery, Station
+from otel_connect.plugin.forking import Forks
+from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.quiet import hush_clients, quiet_context
+from otel_connect.plugin.settings import read_settings
+from otel_connect.plugin.slots import VARIABLE, spool_root, take_slot
+
+_log = logging.getLogger(__name__)
+_forks = Forks()
+
+
+def open_station() -> Station:
+    """Open what the variables of the process describe."""
+    settings = read_settings(os.environ)
+    for problem in settings.left_out:
+        _log.warning("%s; the default is used", problem)
+    for problem in settings.withheld:
+        _log.warning("%s; until that is mended, nothing is sent", problem)
+    hush_clients()
+
+    def opener(endpoint: Endpoint) -> Transport:
+        if settings.withheld:
+            return Withheld(settings.withheld[0])
+        if endpoint.protocol is Protocol.GRPC:
+            return _forks.add(lambda: open_transport(endpoint))
+        return open_transport(endpoint)
+
+    context = quiet_context()
+
+    def open_in(directory: Path | None) -> OtlpExporter:
+        export = settings.export.model_copy(update={"spool_directory": str(directory or "")})
+        return OtlpExporter(export, opener=opener, context=context)
+
+    root = _root()
+    found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot)))
+    if root is None or found is None:
+        _log.warning("%s: no slot can be taken; what waits for the backend waits in memory only", root or VARIABLE)
+        return Station(open_in(None))
+    slot, exporter = found
+    return Station(exporter, None if settings.withheld else Heir(root, slot, open_in, context))
+
+
+def _root() -> Path | None:
+    """Find where the slots are; ``None`` when there is no such place, as for a user without a home."""
+    try:
+        root = spool_root(os.environ, Path.home())
+    except RuntimeError:
+        return None
+    return root if str(root).isprintable() else None
+
+
+class Withheld:
+    """A way to nowhere: everything stays where it is, for a start with variables that can be used."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def send(self, body: bytes) -> Answer:  # noqa: ARG002 - nobody gets it
+        """Send nothing."""
+        return Answer(Action.RETRY_UNHEALTHY, message=self._reason)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def sdk_disabled() -> bool:
+    """Whether OTEL_SDK_DISABLED keeps every batch away."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _after_fork_in_child() -> None:
+    _forks.after_in_child()
+    DELIVERY.after_fork_in_child()
+
+
+DELIVERY = Delivery(open_station, idle=sdk_disabled())
+os.register_at_fork(before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_after_fork_in_child)

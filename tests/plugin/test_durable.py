@@ -1,0 +1,189 @@
+"""What was exported arrives, whatever happens to the application, its children or the backend."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import repeat
+from pathlib import Path
+
+import grpc
+import pytest
+
+from otel_connect.errors import SpoolInUseError
+from otel_connect.export.recovery import open_disk
+from otel_connect.plugin.slots import slots
+from tests.plugin.test_application import KINDS, PROTOCOLS, variables
+from tests.support.collector import await_until, free_ports
+from tests.support.instrumented import Application, Arrived
+from tests.support.receiver import HttpReceiver, Receiver, Reply
+
+DOWN = Reply(status=503, code=grpc.StatusCode.UNAVAILABLE)
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_BLRP_SCHEDULE_DELAY": "20"}
+
+
+def tried(receiver: Receiver, *bodies: str) -> Callable[[], bool]:
+    """Whether log records with these bodies have been sent, though not been taken: so they are committed."""
+
+    def all_seen() -> bool:
+        sent = b"".join(request.body for request in receiver.requests if request.signal == "logs")
+        return all(body.encode() in sent for body in bodies)
+
+    return all_seen
+
+
+@PROTOCOLS
+def test_the_backend_is_away_while_the_application_ends_and_comes_again(protocol: str, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    shop = variables(tmp_path, f"http://127.0.0.1:{port}", protocol)
+    with Application(shop) as first:
+        first.tell("order first 20")
+    with Application(shop) as second:
+        second.tell("order second 1")
+    make: Callable[..., Receiver] = KINDS[protocol]
+    with make(port=port) as receiver:
+        with Application(shop) as third:
+            third.tell("order third 1")
+            await_until(lambda: len(Arrived(receiver).logs) >= 22)
+        arrived = Arrived(receiver)
+    assert arrived.bodies == [*(f"ordered first-{number}" for number in range(20)), "ordered second", "ordered third"]
+    assert arrived.names == ["GET"] * 22 + ["order"] * 22 + ["pay"] * 22
+    orders = [
+        (point["attributes"]["item"], point["value"]) for point in arrived.points if point["name"] == "shop.orders"
+    ]
+    assert len(orders) == len(set(orders)) == 22
+    assert_empty(tmp_path)
+
+
+def assert_empty(tmp_path: Path) -> None:
+    for slot in slots(tmp_path / "spool"):
+        opened = open_disk(slot)
+        opened.store.close()
+        assert not any(total.records for total in opened.store.totals.values())
+        assert not any(opened.lost.values())
+
+
+def test_kill_9_costs_nothing_that_was_exported(tmp_path: Path) -> None:
+    with HttpReceiver(repeat(DOWN)) as receiver:
+        shop = variables(tmp_path, receiver.endpoint, **SOON)
+        for name in ("one", "two", "three"):
+            application = Application(shop)
+            application.tell(f"order {name} 1")
+            await_until(tried(receiver, f"ordered {name}"))
+            application.kill()
+        receiver.answer()
+        with Application(shop) as last:
+            last.tell("order last 1")
+            await_until(lambda: len(Arrived(receiver).logs) >= 4)
+        arrived = Arrived(receiver)
+    assert arrived.bodies == ["ordered one", "ordered two", "ordered three", "ordered last"]
+    assert_empty(tmp_path)
+
+
+def test_processes_coexist_and_any_of_them_inherits_from_all_that_are_gone(tmp_path: Path) -> None:
+    with HttpReceiver(repeat(DOWN)) as receiver:
+        shop = variables(tmp_path, receiver.endpoint, **SOON)
+        crowd = [Application(shop) for _ in range(3)]
+        for number, application in enumerate(crowd):
+            application.tell(f"order crowd-{number} 1")
+            await_until(tried(receiver, f"ordered crowd-{number}"))
+        assert [slot.name for slot in slots(tmp_path / "spool")] == ["0", "1", "2"]
+        for application in crowd:
+            application.kill()
+        receiver.answer()
+        with Application(shop):
+            await_until(lambda: len(Arrived(receiver).logs) >= 3)
+        assert sorted(Arrived(receiver).bodies) == [f"ordered crowd-{number}" for number in range(3)]
+        assert [slot.name for slot in slots(tmp_path / "spool")] == ["0", "1", "2"]
+    assert_empty(tmp_path)
+
+
+def test_children_that_end_leave_their_records_and_their_parents_spool_in_order(tmp_path: Path) -> None:
+    with HttpReceiver(repeat(DOWN)) as receiver:
+        shop = variables(tmp_path, receiver.endpoint, **SOON)
+        application = Application(shop | {"SHOP_FLUSH_METRICS": "no"})
+        application.tell("order before 1")
+        await_until(tried(receiver, "ordered before"))
+        application.tell("leave")
+        application.tell("fork 1")
+        application.tell("order after 1")
+        await_until(tried(receiver, "ordered after"))
+        application.kill()
+        receiver.answer()
+        with Application(shop) as last:
+            await_until(lambda: len(Arrived(receiver).logs) >= 4)
+        assert sorted(Arrived(receiver).bodies) == ["fork-0", "leave-0", "ordered after", "ordered before"]
+    assert not [line for line in (*application.warnings, *last.warnings) if "moves aside" in line]
+    assert_empty(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "s3cret"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
+    ],
+)
+def test_what_cannot_be_sent_as_asked_waits_until_it_can(name: str, value: str, tmp_path: Path) -> None:
+    shop = variables(tmp_path, "https://127.0.0.1:1")
+    with Application(shop | {name: value}) as application:
+        application.tell("order early 1")
+    [line] = [line for line in application.warnings if "until that is mended, nothing is sent" in line]
+    assert "s3cret" not in "".join(application.errors)
+    assert (value if "CERTIFICATE" in name else name) in line
+    with HttpReceiver() as receiver:
+        with Application(shop | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}) as mended:
+            mended.tell("order late 1")
+            await_until(lambda: len(Arrived(receiver).logs) >= 2)
+        assert Arrived(receiver).bodies == ["ordered early", "ordered late"]
+
+
+def test_without_a_disk_it_still_exports(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("not a directory")
+    with HttpReceiver() as receiver:
+        with Application(variables(tmp_path, receiver.endpoint)) as application:
+            application.tell("order book 1")
+        assert Arrived(receiver).bodies == ["ordered book"]
+    assert [line for line in application.warnings if str(tmp_path / "spool") in line]
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from otel_connect.config import ExportConfig
+from otel_connect.export.exporter import OtlpExporter
+from otel_connect.model import Signal
+from otel_connect.plugin.delivery import Delivery, Outlet, Station
+
+config = ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=sys.argv[1])
+delivery = Delivery(lambda: Station(OtlpExporter(config)))
+os.register_at_fork(after_in_child=delivery.after_fork_in_child)
+outlet = Outlet(Signal.LOGS, delivery)
+if (child := os.fork()) == 0:
+    time.sleep(60)
+print(child, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_living_child_does_not_hold_the_slot_of_its_dead_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING, str(tmp_path / "0")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            assert parent.wait(30) == 0
+            await_until(lambda: can_be_opened(tmp_path / "0"))
+            os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def can_be_opened(slot: Path) -> bool:
+    try:
+        open_disk(slot).store.close()
+    except SpoolInUseError:  # the child may not have let go yet
+        return False
+    return True
