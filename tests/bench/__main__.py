@@ -1,6 +1,6 @@
-"""The bench: ``python -m tests.bench [--quick] [probes] [pipeline] [spool] [agent]``; needs root, loads only loopback.
+"""The bench: ``python -m tests.bench [--quick] [probes] [pipeline] [spool] [agent] [redaction]``.
 
-Exit code 1 when attempts were lost or a total does not balance.
+Needs root, loads only loopback. Exit code 1 when attempts were lost or a total does not balance.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from tests.bench.load import compiled_load
 from tests.bench.pipeline import measure_speed
 from tests.bench.plan import QUICK, WHOLE, Plan
 from tests.bench.probes import measure_cost
+from tests.bench.redaction import measure_redaction
 from tests.bench.spool import measure_spool
 
 
@@ -54,11 +55,16 @@ def _agent(plan: Plan) -> bool:
     return _show(footprint.render(), right=footprint.holds)
 
 
+def _redaction(plan: Plan) -> bool:
+    return _show(measure_redaction(plan).render(), right=True)  # a time proves nothing on another machine
+
+
 _PARTS: dict[str, Callable[[Plan], bool]] = {
     "probes": _probes,
     "pipeline": _pipeline,
     "spool": _spool,
     "agent": _agent,
+    "redaction": _redaction,
 }
 
 

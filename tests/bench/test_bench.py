@@ -17,6 +17,7 @@ def test_the_quick_bench_shows_its_tables_and_its_totals_balance() -> None:
         "where a record's time goes",
         "by a bare commit",
         "the agent takes",
+        "redacting a command line",
     ):
         assert title in result.stdout
     assert "the totals balance" in result.stdout
