@@ -9,9 +9,21 @@ from typing import Protocol
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.outcome import decide
 from otel_connect.capture.superseded import Overtakes
+from otel_connect.capture.throttles import Throttles
+from otel_connect.encode.throttles import throttle_line
 from otel_connect.enrich.processes import Processes
 from otel_connect.figures import AgentState
-from otel_connect.model import Attempt, Balance, ConnectEvent, KernelCounters
+from otel_connect.model import (
+    Attempt,
+    Balance,
+    ConnectEvent,
+    Detail,
+    KernelCounters,
+    Tallied,
+    Tally,
+    ThrottleEvent,
+)
+from otel_connect.serve.text import safe
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +31,7 @@ _CLOCK_EVERY_S = 10.0
 _CLOCK_JUMP_NS = 50_000_000  # more than any slewing makes between two rounds
 _STALE_EVERY_S = 60.0
 _COUNTED_UP_TO = 1000  # attempts in progress: to count an entry takes a system call
+_TALLIES_EVERY_S = 1.0
 
 
 class Source(Protocol):
@@ -30,6 +43,9 @@ class Source(Protocol):
 
     def drain(self) -> Drained:
         """Take what has ended."""
+
+    def take_tallies(self) -> Sequence[Tally]:
+        """Take the attempts that got no record of their own."""
 
     def counters(self) -> KernelCounters:
         """Read what the probes have counted."""
@@ -61,6 +77,12 @@ class Output(Protocol):
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Take a batch of attempts, in the order they ended."""
+
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        """Count attempts that have no record of their own."""
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        """Tell that attempts began to be withheld, or are no more."""
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         """Do what time asks for; called many times a second."""
@@ -111,18 +133,20 @@ class Agent:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
         self._overtakes = Overtakes()
+        self._throttles = Throttles()
         self._run = os.urandom(6).hex()
         self._read = 0
         self._shown = 0
         self._undecodable = 0
         self._unnamed = 0
         self._offset_ns: int | None = None
-        self._next_clock = self._next_stale = 0.0
+        self._next_clock = self._next_stale = self._next_tallies = 0.0
 
     def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
         """Run until ``stop`` says so or the time is over; returns the final balance."""
         began = self._monotonic_ns() / 1e9
         self._next_clock, self._next_stale = began + _CLOCK_EVERY_S, began + _STALE_EVERY_S
+        self._next_tallies = began + _TALLIES_EVERY_S
         behind = False
         while not stop.wait(0 if behind else self.interval_s):
             now = self._monotonic_ns() / 1e9
@@ -165,6 +189,7 @@ class Agent:
             lost={
                 "kernel_ring_full": before.ring_full,
                 "kernel_map_full": before.pending_full,
+                "kernel_throttled": before.throttled,
                 "undecodable": self._undecodable,
             },
             probe_missed=self._source.missed() + before.call_full,
@@ -181,6 +206,9 @@ class Agent:
         """Do one round; True when the ring holds more."""
         self._follow_clock(now)
         behind = self._drain()
+        if now >= self._next_tallies:
+            self._next_tallies = now + _TALLIES_EVERY_S
+            self._count(now)
         if now >= self._next_stale:
             self._next_stale = now + _STALE_EVERY_S
             self._hand_over(self._source.take_stale(self._monotonic_ns()))
@@ -207,6 +235,8 @@ class Agent:
 
     def _finish(self) -> Balance:
         self._source.detach()
+        self._count(self._monotonic_ns() / 1e9)
+        self._tell(self._throttles.end())
         while self._drain():
             pass
         self._hand_over(self._source.take_in_progress())
@@ -229,6 +259,25 @@ class Agent:
         now = self._wall_ns()
         self._output.write([self._attempt(event, now) for event in events])
         self._shown += len(events)
+
+    def _count(self, now: float) -> None:
+        """Take what has been withheld since the last time, and see whose limits that were."""
+        tallied = []
+        told = []
+        for tally in self._source.take_tallies():
+            process = None if tally.detail is Detail.WITHOUT_PROCESS else self._processes.name(tally.event)
+            told.append((tally, process))
+            verdict = decide(tally.event)
+            tallied.append(Tallied(tally.event, verdict, process, tally.detail, tally.attempts, tally.duration_ns))
+        if tallied:
+            self._output.count(tallied)
+        self._tell(self._throttles.update(told, now))
+
+    def _tell(self, events: Sequence[ThrottleEvent]) -> None:
+        for event in events:
+            _log.warning("%s", safe(throttle_line(event)))
+        if events:
+            self._output.throttled(events)
 
     def _attempt(self, event: ConnectEvent, observed_unix_ns: int) -> Attempt:
         verdict = decide(event)

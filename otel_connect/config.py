@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from otel_connect.errors import ConfigError
 
 _PAGE = 4096
+_MOST_PER_SECOND = 1_000_000
 
 
 class Output(StrEnum):
@@ -59,6 +60,14 @@ class CaptureConfig(_Section):
     stale_after_s: Annotated[int, Field(ge=60)] = 600
     """An attempt in progress for longer is given up as unknown (Linux itself gives up after 130 s)."""
 
+    process_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
+    """Attempts a second that may have a record of their own, for one process; 0 means no limit."""
+    process_burst: Annotated[int, Field(ge=4, le=_MOST_PER_SECOND)] = 8000
+    """Records that a process which was quiet may have at once; a new one begins with a quarter of them."""
+    cgroup_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 16000
+    """The same for one cgroup."""
+    cgroup_burst: Annotated[int, Field(ge=4, le=_MOST_PER_SECOND)] = 16000
+
     @field_validator("ring_bytes")
     @classmethod
     def _power_of_two(cls, value: int) -> int:
@@ -85,6 +94,10 @@ class EncodeConfig(_Section):
     """Spans for attempts that succeeded; every failure and every slow attempt gets one anyway."""
     span_slow_ms: Annotated[int, Field(ge=0)] = 1000
     """From this duration on, a successful attempt counts as slow."""
+    collapse_repeats: Annotated[int, Field(ge=0)] = 0
+    """Of attempts that are alike, a record for the first and each so many-th one; 0: a record for every one."""
+    collapse_window_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 10_000
+    """For how long attempts are compared with the first; then what is left is sent, and it begins anew."""
 
 
 class SignalConfig(_Section):

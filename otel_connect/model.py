@@ -9,6 +9,31 @@ from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple
 
 
+class Withheld(IntEnum):
+    """Why an attempt has no record of its own; mirrors ``enum otc_withheld`` of ``probes/connect.h``."""
+
+    NOT_WITHHELD = 0
+    PROCESS_RATE = 1
+    """Its process had used up its tokens."""
+    CGROUP_RATE = 2
+    """Its cgroup had, and its process had not been quiet."""
+    RING_PRESSURE = 3
+    """The ring was more than half full, and its process had not been quiet."""
+    RING_FULL = 4
+    """There was no room left in the ring."""
+
+
+class Detail(IntEnum):
+    """What the attempts of a tally have in common; mirrors ``enum otc_detail`` of ``probes/connect.h``."""
+
+    WHOLE = 0
+    """Process, peer and outcome."""
+    WITHOUT_PEER = 1
+    """Process and outcome."""
+    WITHOUT_PROCESS = 2
+    """The outcome."""
+
+
 class Ending(IntEnum):
     """Which observation ended the attempt; mirrors ``enum otc_ending`` of ``probes/connect.h``."""
 
@@ -99,6 +124,21 @@ class ConnectEvent(NamedTuple):
         return self.peer_address, self.peer_port
 
 
+class Tally(NamedTuple):
+    """Attempts without records of their own that were alike, counted together in the kernel."""
+
+    withheld: Withheld
+    detail: Detail
+    event: ConnectEvent
+    """What they had in common, and 0 or ``None`` in all other fields; see ``detail`` for the rest."""
+    attempts: int
+    duration_ns: int | None
+    """Of all of them together; ``None`` when their ends were not seen."""
+    first_unix_ns: int
+    """When the first was counted: it had just ended."""
+    last_unix_ns: int
+
+
 class Outcome(StrEnum):
     """What became of an attempt; each value but ``UNKNOWN`` and ``PENDING`` has positive evidence."""
 
@@ -141,6 +181,37 @@ class Attempt(NamedTuple):
     """When the agent read the event."""
     event_id: str
     """``<run of the agent, 12 hex digits>-<cpu>-<sequence>``: unique, and the same on every resend."""
+    repeat_count: int = 1
+    """How many attempts its record stands for, when those that are alike are collapsed."""
+
+
+class Tallied(NamedTuple):
+    """A tally, decided and named: attempts that only the metrics show."""
+
+    event: ConnectEvent
+    verdict: Verdict
+    process: Process | None
+    """``None`` where the tally does not tell processes apart."""
+    detail: Detail
+    attempts: int
+    duration_ns: int | None
+    """Of all of them together; ``None`` when their ends were not seen."""
+
+
+class ThrottleEvent(NamedTuple):
+    """Attempts began to be withheld for one limit, or none has been for some seconds."""
+
+    started: bool
+    limit: Withheld
+    cgroup_id: int | None
+    """Whose it is; ``None`` for the limit of the whole host."""
+    pid: int | None
+    """Whose it is, for the limit of a process; else of the process that had most attempts withheld."""
+    executable_name: str | None
+    attempts: int
+    """How many have been withheld so far."""
+    at_unix_ns: int
+    """When the first was withheld, or the last."""
 
 
 class Signal(StrEnum):
@@ -171,7 +242,8 @@ class Signals(NamedTuple):
 class KernelCounters(NamedTuple):
     """Totals since the probes were attached, summed over the CPUs; mirrors ``struct otc_counters``.
 
-    ``seen == emitted + ring_full + pending_full + in progress`` at any time.
+    ``seen == emitted + ring_full + pending_full + throttled + in progress`` at any time, and
+    ``ring_full + throttled`` is what all tallies and ``untallied`` add up to.
     """
 
     seen: int
@@ -185,6 +257,10 @@ class KernelCounters(NamedTuple):
     """Ends of attempts that had begun before the probes were attached, or found no room."""
     own: int
     """Attempts of the agent itself, which are left out."""
+    throttled: int = 0
+    """Attempts that got no record because there were too many of them."""
+    untallied: int = 0
+    """Attempts without a record that found no room among the tallies either: no metric counts them."""
 
 
 class Balance(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where attempts go: the console, or requests for a sink. Joins encode with export and serve."""
+"""Where attempts go: the console, JSON lines, or OTLP. Joins encode with export and serve."""
 
 import logging
 import time
@@ -9,11 +9,14 @@ from typing import Protocol, TextIO
 from otel_connect.config import Configuration, ExportConfig
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.events import AgentEvent, encode_event, stopped
+from otel_connect.encode.json_lines import json_line
 from otel_connect.encode.metrics import AttemptMetrics
+from otel_connect.encode.repeats import Repeats
 from otel_connect.encode.resource import Resource, resource_message
+from otel_connect.encode.throttles import throttle_event
 from otel_connect.export.delay import BOUNDARIES_S, Delays
 from otel_connect.export.ledger import Account as Records
-from otel_connect.export.ledger import Reason
+from otel_connect.export.ledger import Ledger, Reason
 from otel_connect.export.sender import Health
 from otel_connect.export.spool import SpoolState
 from otel_connect.figures import (
@@ -27,7 +30,7 @@ from otel_connect.figures import (
     Outlet,
     Spool,
 )
-from otel_connect.model import Attempt, Balance, Request, Signal
+from otel_connect.model import Attempt, Balance, Request, Signal, Tallied, ThrottleEvent
 from otel_connect.serve.console import ConsoleOutput
 from otel_connect.serve.summary import Summary, render
 
@@ -35,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_ON_CLOSE_S = 5.0
 _BATCH_RECORDS = 4096
+_NOTICE_EVERY_S = 60.0
 _PER_ATTEMPT = (Signal.LOGS, Signal.TRACES)  # metrics are sums: their records are data points
 
 StateNow = Callable[[], AgentState]
@@ -54,6 +58,12 @@ class ConsoleView:
         """Show the attempts now."""
         self._summary.add(attempts)
         self._show(attempts)
+
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        """Leave it to the summary's losses: there is nothing to show of each."""
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        """Nothing: the agent's own log says it."""
 
     def tick(self, state: StateNow) -> None:
         """Nothing waits here."""
@@ -117,6 +127,74 @@ class Sink(Protocol):
         """Send what waits until the time is up."""
 
 
+class RawStream(Protocol):
+    """A file without a buffer: what it says is written, is."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write some of the bytes, and say how many."""
+
+
+class JsonLines:
+    """A sink that writes each request as one line of OTLP JSON to a raw stream, such as ``sys.stdout.buffer.raw``.
+
+    A buffer would keep what could not be written, and nobody could say whether it ever was. What cannot be
+    written is lost and counted; BrokenPipeError passes through, because nobody reads any more.
+    """
+
+    def __init__(self, stream: RawStream, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._ledger = Ledger()
+        self._torn = False
+        self._quiet_until = 0.0
+
+    def put(self, request: Request) -> None:
+        """Write the request now."""
+        self._ledger.accept(request.signal, request.records)
+        try:
+            # What was torn off before ends here, so that only that line is none.
+            self._write((b"\n" if self._torn else b"") + json_line(request).encode() + b"\n")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._ledger.drop(request.signal, Reason.OUTPUT_IO, request.records)
+            if self._clock() >= self._quiet_until:
+                self._quiet_until = self._clock() + _NOTICE_EVERY_S
+                _log.warning("standard output cannot be written (%s); records are lost", error.strerror)
+        else:
+            self._ledger.export(request.signal, request.records)
+
+    def accounts(self) -> Mapping[Signal, Records]:
+        """Count what was written as exported."""
+        return self._ledger.snapshot()
+
+    def health(self) -> Mapping[Signal, Health]:
+        """Nothing is delivered from here."""
+        return {}
+
+    def spool_state(self) -> SpoolState | None:
+        """Nothing waits here."""
+        return None
+
+    def delays(self) -> Mapping[Signal, Delays]:
+        """Nothing waits here."""
+        return {}
+
+    def reconfigure(self, config: ExportConfig) -> None:
+        """Nothing of it can be configured."""
+
+    def close(self, timeout_s: float) -> None:
+        """Nothing waits here."""
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        while rest:
+            written = self._stream.write(rest)
+            self._torn = True
+            rest = rest[written or 0 :]
+        self._torn = False
+
+
 class Telemetry:
     """Encodes attempts in batches, and collects the metrics when they are due, for a sink."""
 
@@ -131,10 +209,12 @@ class Telemetry:
         self._clock = clock
         self._state = NO_FIGURES.state
         self._encoded = 0
+        self._collapsed = 0
         self._encode_errors = 0
         self._events: Counter[str] = Counter()
         self._resource = resource_message(resource)
         self._metrics = AttemptMetrics(resource, figures=lambda: Figures(self._state, self.outlet(self._state)))
+        self._repeats = Repeats(configuration.encode)
         self._batch: list[Attempt] = []
         self._next_flush = self._next_metrics = 0.0
         self._configure(configuration)
@@ -147,10 +227,21 @@ class Telemetry:
         if len(self._batch) >= _BATCH_RECORDS:
             self._flush()
 
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        """Count the attempts in the metrics."""
+        self._metrics.record_tallied(tallied)
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        """Send each event now: it is a log record, but of no attempt, and stands in no account of them."""
+        for event in events:
+            made = throttle_event(event)
+            self._events[made.name] += 1
+            self._sink.put(encode_event(made, self._resource, event.at_unix_ns))
+
     def tick(self, state: StateNow) -> None:
         """Send the batch and the metrics when they are due."""
         now = self._clock()
-        if self._batch and now >= self._next_flush:
+        if (self._batch and now >= self._next_flush) or self._repeats.over(now):
             self._flush()
         if now >= self._next_metrics:
             self._next_metrics = now + self._metric_interval
@@ -164,6 +255,8 @@ class Telemetry:
     def reconfigure(self, configuration: Configuration) -> None:
         """Encode and deliver in another way from now on; raises ConfigError and changes nothing if that cannot be."""
         self._sink.reconfigure(configuration.export)
+        self._send(self._encoder_uncounted, self._repeats.ended(None))
+        self._repeats = Repeats(configuration.encode)
         self._configure(configuration)
 
     def outlet(self, state: AgentState) -> Outlet:
@@ -187,6 +280,7 @@ class Telemetry:
     def close(self, state: AgentState) -> None:
         """Send everything, and say where it went."""
         self._flush()
+        self._send(self._encoder_uncounted, self._repeats.ended(None))
         self._collect(state)
         self.event(stopped(state.balance.seen))
         self._sink.close(_FLUSH_ON_CLOSE_S)
@@ -203,16 +297,26 @@ class Telemetry:
         self._metric_interval = configuration.export.metric_interval_ms / 1000
         self._next_metrics = self._clock() + self._metric_interval
         self._encoder = Encoder(configuration.encode, self._resource, self._metrics)
-        self._encoder_for_one = Encoder(configuration.encode, self._resource)
+        # For what the metrics have counted before.
+        self._encoder_uncounted = Encoder(configuration.encode, self._resource)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
+        now = self._clock()
+        self._send(self._encoder_uncounted, self._repeats.ended(now))
+        selected = self._repeats.select(batch, now)
+        self._metrics.record(selected.unsent)
+        self._send(self._encoder, selected.sent)
+
+    def _send(self, encoder: Encoder, batch: Sequence[Attempt]) -> None:
         try:
-            requests = self._encoder.encode(batch).requests
+            requests = encoder.encode(batch).requests
         except Exception as error:  # noqa: BLE001 - a fault of ours; said, and contained below
             _log.warning("a batch could not be encoded (%r); its attempts are tried one by one", error)
             requests = self._one_by_one(batch)
-        self._encoded += len(batch)
+        stood_for = sum(attempt.repeat_count for attempt in batch)
+        self._encoded += stood_for
+        self._collapsed += stood_for - len(batch)
         for request in requests:
             self._sink.put(request)
 
@@ -221,7 +325,7 @@ class Telemetry:
         requests: list[Request] = []
         for attempt in batch:
             try:
-                requests += self._encoder_for_one.encode([attempt]).requests
+                requests += self._encoder_uncounted.encode([attempt]).requests
             except Exception:  # noqa: BLE001 - whatever it was, it is counted
                 self._encode_errors += 1
         return tuple(requests)
@@ -237,6 +341,7 @@ class Telemetry:
         waiting = balance.in_progress + balance.in_ring + balance.shown - self._encoded
         reasons = {**balance.lost, **_by_reason(records)}
         reasons[Reason.ENCODE_ERROR] = self._encode_errors
+        reasons[Reason.SAMPLED] = self._collapsed
         if signal is Signal.TRACES:
             reasons[Reason.SAMPLED] = self._encoded - self._encode_errors - records.accepted
         dropped = {reason: count for reason, count in reasons.items() if count}

@@ -15,7 +15,8 @@
  * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
  *
  * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
- * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS and OTC_OWN_PID, as numbers on the command line.
+ * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES and the costs and bursts of
+ * the token buckets, as numbers on the command line.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -39,6 +40,7 @@
 #define OTC_AF_INET     2
 #define OTC_AF_INET6    10
 #define OTC_IPPROTO_TCP 6
+#define OTC_MAPPED      (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0xffff0000 : 0xffff) /* ::ffff:0:0/96 */
 #define IPPROTO_MPTCP   262
 
 #define EISCONN        106
@@ -49,6 +51,9 @@
 
 #define OTC_MMAPABLE  1024 /* BPF_F_MMAPABLE */
 #define OTC_NO_WAKEUP 1    /* BPF_RB_NO_WAKEUP: the agent reads on a timer; a wakeup costs 7 times the probes */
+#define OTC_AVAILABLE 0    /* BPF_RB_AVAIL_DATA */
+#define OTC_DEAR      16   /* times the price of a token, while the ring is more than half full */
+#define OTC_NOEXIST   1    /* BPF_NOEXIST */
 
 /* One connect() call of one thread. */
 struct call {
@@ -81,6 +86,39 @@ BPF_HASH(calls, u64, struct call, 16384);
 /* CPU -> what it counted. A plain array, not a per-CPU one, because only those can be mapped. */
 BPF_F_TABLE("array", u32, struct otc_counters, counters, OTC_CPUS, OTC_MMAPABLE);
 
+/*
+ * Process -> the time up to which its tokens are spent (see level()). Inserted when one of its attempts ends
+ * and there is none, never deleted: an LRU, because one that is forgotten is made anew with the credit that
+ * the age of the process has earned, so that forgetting costs nobody a record.
+ */
+struct process_key {
+	u64 start_ns;
+	u64 pid;
+};
+BPF_TABLE("lru_hash", struct process_key, u64, process_buckets, 16384);
+
+/* cgroup id -> the same for a cgroup. A forgotten one begins full. */
+BPF_TABLE("lru_hash", u64, u64, cgroup_buckets, 1024);
+
+/*
+ * What is alike -> how many attempts without a record, one map filling while the agent reads the other.
+ * Inserted when an attempt is withheld, deleted by the agent when it has taken the map's turn away. The agent
+ * takes it by putting the other map into `tallies`: the kernel lets that call return only when no program
+ * uses the former one any more (maybe_wait_bpf_programs, Linux 4.20), so that no count is ever lost.
+ */
+BPF_HASH(tally_even, struct otc_tally_key, struct otc_tally, OTC_MAX_TALLIES);
+BPF_HASH(tally_odd, struct otc_tally_key, struct otc_tally, OTC_MAX_TALLIES);
+BPF_ARRAY_OF_MAPS(tallies, "tally_even", 1);
+
+/* How many tallies were begun this turn: the agent sets it to 0 with every turn. */
+BPF_ARRAY(tallies_begun, u64, 1);
+
+/*
+ * The ring again, put in by the agent when it is ready: bcc cannot name it to bpf_ringbuf_query(), a map of
+ * maps can. Nothing is withheld before that.
+ */
+BPF_ARRAY_OF_MAPS(ring, "events", 1);
+
 #define READ(destination, base, offset)                                                                        \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
 
@@ -94,12 +132,222 @@ static __always_inline struct otc_counters *this_cpu_counters(void)
 	return counters.lookup(&cpu);
 }
 
+/*
+ * The tokens of a bucket, in nanoseconds of its refill. A bucket is one word, the time up to which its tokens
+ * are spent: it fills by itself as time goes on, and taking a token moves it forward by the token's cost. So
+ * taking is one addition, and of two CPUs that meet here the worst is that one token is taken once for both.
+ */
+static __always_inline s64 level(u64 *spent, u64 now, s64 burst)
+{
+	s64 tokens = now - *spent;
+
+	if (tokens <= burst)
+		return tokens;
+	*spent = now - burst;
+	return burst;
+}
+
+/* A new process begins with a quarter, an old one that was quiet with all that it has earned. */
+static __always_inline u64 *process_bucket(struct otc_event *event, u64 now)
+{
+	struct process_key key = {.start_ns = event->process_start_ns, .pid = event->pid};
+	u64 *spent = process_buckets.lookup(&key), fresh, credit;
+
+	if (spent)
+		return spent;
+	credit = bpf_ktime_get_boot_ns() - event->process_start_ns + OTC_PROCESS_BURST_NS / 4;
+	if (credit > OTC_PROCESS_BURST_NS)
+		credit = OTC_PROCESS_BURST_NS;
+	fresh = now - credit;
+	process_buckets.insert(&key, &fresh);
+	return process_buckets.lookup(&key);
+}
+
+static __always_inline u64 *cgroup_bucket(u64 id, u64 now)
+{
+	u64 *spent = cgroup_buckets.lookup(&id), fresh = now - OTC_CGROUP_BURST_NS;
+
+	if (spent)
+		return spent;
+	cgroup_buckets.insert(&id, &fresh);
+	return cgroup_buckets.lookup(&id);
+}
+
+/*
+ * Whether this attempt has to do without a record, and why. A process that has used its own tokens has. One
+ * that has been quiet, so that more than half of them are left, never has: whatever its cgroup or the host do,
+ * it is not the one who floods. Those in between have when their cgroup is out of tokens or the agent is
+ * behind. An attempt takes a token of its process also when it gets no record: else one that floods would
+ * be quiet again as soon as its cgroup holds it back. While the agent is behind a token costs more, so that
+ * what room is left is for those who make a few attempts, not for many who just keep to their rates.
+ */
+static __always_inline enum otc_withheld withhold(struct otc_event *event)
+{
+	u64 now = bpf_ktime_get_ns(), *own, *shared;
+	bool quiet = false, pressed;
+	s64 tokens;
+	int zero = 0;
+	void *queue;
+
+	if (!OTC_PROCESS_COST_NS && !OTC_CGROUP_COST_NS)
+		return OTC_NOT_WITHHELD;
+	queue = ring.lookup(&zero);
+	if (!queue)
+		return OTC_NOT_WITHHELD;
+	if (OTC_PROCESS_COST_NS) {
+		own = process_bucket(event, now);
+		if (!own)
+			return OTC_NOT_WITHHELD;
+		tokens = level(own, now, OTC_PROCESS_BURST_NS);
+		pressed = bpf_ringbuf_query(queue, OTC_AVAILABLE) > OTC_RING_PAGES * PAGE_SIZE / 2;
+		if (tokens < OTC_PROCESS_COST_NS)
+			return pressed ? OTC_RING_PRESSURE : OTC_PROCESS_RATE;
+		quiet = tokens > OTC_PROCESS_BURST_NS / 2;
+		__sync_fetch_and_add(own, pressed ? OTC_PROCESS_COST_NS * OTC_DEAR : OTC_PROCESS_COST_NS);
+		if (pressed && !quiet)
+			return OTC_RING_PRESSURE;
+	}
+	if (OTC_CGROUP_COST_NS) {
+		shared = cgroup_bucket(event->cgroup_id, now);
+		if (shared) {
+			/* a quiet process takes what there is, and runs up no debt for the others */
+			if (level(shared, now, OTC_CGROUP_BURST_NS) >= OTC_CGROUP_COST_NS)
+				__sync_fetch_and_add(shared, OTC_CGROUP_COST_NS);
+			else if (!quiet)
+				return OTC_CGROUP_RATE;
+		}
+	}
+	return OTC_NOT_WITHHELD;
+}
+
+/* Only what the outcome depends on for such an ending: everything else would tell apart what is alike. */
+static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc_event *event)
+{
+	key->family = event->family;
+	key->ending = event->ending;
+	key->ended = event->end_ns != 0;
+	key->hooks = event->hooks & OTC_HOOK_SYN_SENT;
+	if (event->ending == OTC_CLOSED) {
+		key->sk_err = event->sk_err;
+		key->sk_err_soft = event->sk_err_soft;
+		key->socket_state = event->socket_state;
+		key->shutdown = event->shutdown;
+	} else if (event->ending == OTC_RETURNED) {
+		key->returned = event->returned;
+	}
+	if (key->hooks) {
+		key->address_family = event->family;
+		key->port = event->peer_port;
+		__builtin_memcpy(key->address, event->peer_address, 16);
+	} else if (event->flags & OTC_FLAG_REQUESTED) {
+		key->flags = OTC_FLAG_REQUESTED;
+		key->address_family = event->requested_family;
+		key->port = event->requested_port;
+		__builtin_memcpy(key->address, event->requested_address, 16);
+	}
+	key->process_start_ns = event->process_start_ns;
+	key->cgroup_id = event->cgroup_id;
+	key->pid = event->pid;
+	key->uid = event->uid;
+	__builtin_memcpy(key->comm, event->comm, 16);
+}
+
+/* Once the address is given up, its family has to say what it was: a v4-mapped v6 address counts as v4. */
+static __always_inline void forget_peer(struct otc_tally_key *key)
+{
+	u64 high = 0;
+	u32 middle = 0;
+
+	__builtin_memcpy(&high, key->address, 8);
+	__builtin_memcpy(&middle, key->address + 8, 4);
+	if (key->address_family == OTC_AF_INET6 && !high && middle == OTC_MAPPED)
+		key->address_family = OTC_AF_INET;
+	key->flags = 0;
+	key->port = 0;
+	__builtin_memset(key->address, 0, 16);
+	key->detail = OTC_WITHOUT_PEER;
+}
+
+static __always_inline void forget_process(struct otc_tally_key *key)
+{
+	key->process_start_ns = 0;
+	key->cgroup_id = 0;
+	key->pid = 0;
+	key->uid = 0;
+	__builtin_memset(key->comm, 0, 16);
+	key->detail = OTC_WITHOUT_PROCESS;
+}
+
+/* The tally of a key, begun if the turn has begun fewer than `limit`. */
+static __always_inline struct otc_tally *find_tally(void *turn, struct otc_tally_key *key, u64 limit, u64 now)
+{
+	struct otc_tally *tally = bpf_map_lookup_elem(turn, key), empty = {.first_ns = now};
+	int zero = 0;
+	u64 *begun;
+
+	if (tally)
+		return tally;
+	begun = tallies_begun.lookup(&zero);
+	if (!begun || *begun >= limit)
+		return 0;
+	/* when two CPUs meet here one of them inserts, and both find it */
+	if (!bpf_map_update_elem(turn, key, &empty, OTC_NOEXIST))
+		__sync_fetch_and_add(begun, 1);
+	return bpf_map_lookup_elem(turn, key);
+}
+
+/* The last eighths of a turn are for those that have less and less in common, so that the outcome is kept. */
+static __always_inline struct otc_tally *tally_of(struct otc_event *event, u8 withheld, u64 now)
+{
+	struct otc_tally_key key = {.withheld = withheld};
+	struct otc_tally *tally;
+	int zero = 0;
+	void *turn;
+
+	turn = tallies.lookup(&zero);
+	if (!turn)
+		return 0;
+	fill_tally_key(&key, event);
+	tally = find_tally(turn, &key, OTC_MAX_TALLIES / 8 * 6, now);
+	if (tally)
+		return tally;
+	forget_peer(&key);
+	tally = find_tally(turn, &key, OTC_MAX_TALLIES / 8 * 7, now);
+	if (tally)
+		return tally;
+	forget_process(&key);
+	return find_tally(turn, &key, OTC_MAX_TALLIES, now);
+}
+
+static __always_inline void tally(struct otc_counters *count, struct otc_event *event, u8 withheld)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct otc_tally *alike = tally_of(event, withheld, now);
+
+	if (!alike) {
+		COUNT(count->untallied);
+		return;
+	}
+	__sync_fetch_and_add(&alike->attempts, 1);
+	if (event->end_ns)
+		__sync_fetch_and_add(&alike->duration_ns, event->end_ns - event->start_ns);
+	alike->last_ns = now;
+}
+
 static __always_inline void emit(struct otc_counters *count, struct otc_event *event)
 {
-	if (events.ringbuf_output(event, sizeof(*event), OTC_NO_WAKEUP) < 0)
+	u8 withheld = withhold(event);
+
+	if (withheld) {
+		COUNT(count->throttled);
+	} else if (events.ringbuf_output(event, sizeof(*event), OTC_NO_WAKEUP) < 0) {
 		COUNT(count->ring_full);
-	else
+		withheld = OTC_RING_FULL;
+	} else {
 		COUNT(count->emitted);
+		return;
+	}
+	tally(count, event, withheld);
 }
 
 /* Who: always called in the context of the task that attempts. */

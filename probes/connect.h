@@ -70,9 +70,62 @@ struct otc_event {
 
 _Static_assert(sizeof(struct otc_event) == 168, "otc_event: the decoder reads 168 bytes");
 
+/* Why an attempt that ended has no record of its own: it is only tallied. */
+enum otc_withheld {
+	OTC_NOT_WITHHELD = 0,
+	OTC_PROCESS_RATE = 1,  /* the bucket of its process was empty */
+	OTC_CGROUP_RATE = 2,   /* that of its cgroup was, and its process had not been quiet */
+	OTC_RING_PRESSURE = 3, /* the ring was more than half full, and its process had not been quiet */
+	OTC_RING_FULL = 4,     /* there was no room in the ring */
+};
+
+/* What the attempts of one tally have in common: less and less, as the tallies of a turn grow many. */
+enum otc_detail {
+	OTC_WHOLE = 0,
+	OTC_WITHOUT_PEER = 1,
+	OTC_WITHOUT_PROCESS = 2, /* nor the peer: no more than the outcome needs */
+};
+
+/* Attempts without records of their own, alike in all that the outcome and the metrics ask for. */
+struct otc_tally_key {
+	__u64 process_start_ns; /* as in otc_event, like all fields that are called as there */
+	__u64 cgroup_id;
+	__u32 pid;
+	__u32 uid;
+	__s32 sk_err;
+	__s32 sk_err_soft;
+	__s32 returned;
+	__u16 family;
+	__u16 address_family;
+	__u16 port;
+	__u8 ending;
+	__u8 hooks; /* OTC_HOOK_SYN_SENT or none */
+	__u8 flags; /* OTC_FLAG_REQUESTED or none */
+	__u8 socket_state;
+	__u8 shutdown;
+	__u8 withheld; /* enum otc_withheld */
+	__u8 detail;   /* enum otc_detail */
+	__u8 ended;    /* whether an end was seen: duration_ns counts it */
+	__u8 padding[6];
+	__u8 address[16]; /* of the peer, or the one that was asked for when there was no SYN */
+	char comm[16];
+};
+
+_Static_assert(sizeof(struct otc_tally_key) == 88, "otc_tally_key: the decoder reads 88 bytes");
+
+struct otc_tally {
+	__u64 attempts;
+	__u64 duration_ns; /* of all of them together */
+	__u64 first_ns;    /* CLOCK_MONOTONIC: when the first was tallied */
+	__u64 last_ns;     /* and the last, within microseconds */
+};
+
+_Static_assert(sizeof(struct otc_tally) == 32, "otc_tally: the decoder reads 32 bytes");
+
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
- * seen == emitted + ring_full + pending_full + the entries of the table of attempts.
+ * seen == emitted + ring_full + pending_full + throttled + the entries of the table of attempts,
+ * and ring_full + throttled == the attempts of all tallies + untallied.
  */
 struct otc_counters {
 	__u64 seen;         /* attempts, counted before anything else is done with them */
@@ -82,7 +135,9 @@ struct otc_counters {
 	__u64 call_full;    /* connect() calls that found no room in the table of calls */
 	__u64 untracked;    /* ends without a beginning: it was before the attach, or found no room */
 	__u64 own;          /* attempts of the agent itself */
-	__u64 padding[9];   /* no cache line is shared between CPUs */
+	__u64 throttled;    /* attempts that got no record because there were too many of them */
+	__u64 untallied;    /* attempts without a record that found no room among the tallies either */
+	__u64 padding[7];   /* no cache line is shared between CPUs */
 };
 
 _Static_assert(sizeof(struct otc_counters) == 128, "otc_counters: one CPU's is two cache lines");

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from _pytest.runner import runtestprotocol
+from hypothesis import settings
 
 from tests.support.hidden import HiddenEnds
 
@@ -13,6 +14,9 @@ HIDDEN = pytest.StashKey[HiddenEnds]()
 BEGAN = pytest.StashKey[int]()
 """How many ends had been hidden when the first test of a module began."""
 AGAIN = pytest.StashKey[list[str]]()
+
+settings.register_profile("loaded", deadline=None)  # on a busy machine any example may take long
+settings.load_profile("loaded")
 
 
 def pytest_report_header() -> str:

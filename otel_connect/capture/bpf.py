@@ -1,4 +1,4 @@
-"""The bpf() system call, as far as reading a map and asking a program's counters need it.
+"""The bpf() system call, as far as maps and the counters of a program need it.
 
 The agent holds map and program descriptors but not bcc, which lives only in the child that loads them.
 """
@@ -15,10 +15,13 @@ from otel_connect.errors import ProbeError
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "s390x": 351, "ppc64le": 361}
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _MAP_NEXT_KEY, _INFO_BY_FD = 0, 1, 3, 4, 15
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _INFO_BY_FD = 0, 1, 2, 3, 4, 15
+_MAP_LOOKUP_AND_DELETE_BATCH = 25
 _TYPE_ARRAY = 2
 
 _ELEMENT = struct.Struct("=IxxxxQQQ")  # map_fd, key, value or next_key, flags
+_BATCH = struct.Struct("=QQQQIIQQ")  # in_batch, out_batch, keys, values, count, map_fd, two kinds of flags
+_COUNT_AT = 32
 _INFO = struct.Struct("=IIQ")  # bpf_fd, info_len, info
 _PROG_INFO_BYTES = 232
 _RECURSION_MISSES_AT = 208  # of struct bpf_prog_info; since Linux 5.12
@@ -27,11 +30,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _bpf(command: int, attributes: bytes) -> int:
+    return _bpf_in_place(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+def _bpf_in_place(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """Call bpf() with attributes that the kernel may write to."""
     number = _NUMBERS.get(platform.machine())
     if number is None:
         raise ProbeError(f"the number of bpf() on {platform.machine()} is not known; use a supported machine")
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    result = int(_libc.syscall(number, command, buffer, len(attributes)))
+    result = int(_libc.syscall(number, command, attributes, len(attributes)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -105,6 +112,36 @@ class HashMap:
                 return False
             raise
         return True
+
+
+def put(descriptor: int, value: bytes) -> None:
+    """Set the first element of an array.
+
+    In an array of maps the value is a map's descriptor, and this returns only when no program that found the
+    former map there is still at work.
+    """
+    key = ctypes.create_string_buffer(4)
+    held = ctypes.create_string_buffer(value, len(value))
+    _bpf(_MAP_UPDATE, _ELEMENT.pack(descriptor, ctypes.addressof(key), ctypes.addressof(held), 0))
+
+
+def take_all(descriptor: int, key_bytes: int, value_bytes: int, limit: int) -> tuple[bytes, bytes]:
+    """Remove every entry of a hash map, ``limit`` being its size: all keys and all values, one after another.
+
+    Nobody else may be changing the map.
+    """
+    keys = ctypes.create_string_buffer(key_bytes * limit)
+    values = ctypes.create_string_buffer(value_bytes * limit)
+    position = ctypes.create_string_buffer(4)
+    places = map(ctypes.addressof, (position, keys, values))
+    attributes = ctypes.create_string_buffer(_BATCH.pack(0, *places, limit, descriptor, 0, 0), _BATCH.size)
+    try:
+        _bpf_in_place(_MAP_LOOKUP_AND_DELETE_BATCH, attributes)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # which says that it was the last batch
+            raise
+    (count,) = struct.unpack_from("=I", attributes, _COUNT_AT)
+    return keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
 
 
 def recursion_misses(program: int) -> int:

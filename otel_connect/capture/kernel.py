@@ -6,7 +6,7 @@ Nothing here needs a privilege once the probes are attached; they live as long a
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -15,12 +15,16 @@ from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import END_PROGRAMS
 from otel_connect.capture.clock import clock_offsets
 from otel_connect.capture.layout import COUNTERS, EVENT, ClockOffsets, decode_counters, decode_event, ring_records
+from otel_connect.capture.limits import bucket_numbers
 from otel_connect.capture.loader import load_probes
 from otel_connect.capture.offsets import find_offsets
+from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
-from otel_connect.model import ConnectEvent, Ending, EventFlag, KernelCounters
+from otel_connect.model import ConnectEvent, Ending, EventFlag, KernelCounters, Tally
 
 _PAGE = mmap.PAGESIZE
+_DESCRIPTOR = struct.Struct("=i")
+_MAX_TALLIES = 8192  # in a turn; an attempt more or less alike costs no more memory than that, 3 MB in all
 _DRAIN_RECORDS = 2048  # at one time: after a burst, what the agent holds is bounded, and the ring is not freed at once
 
 
@@ -60,6 +64,8 @@ class KernelCapture:
             "OTC_RING_PAGES": ring_bytes // _PAGE,
             "OTC_MAX_IN_PROGRESS": config.max_in_progress,
             "OTC_OWN_PID": own_pid,
+            "OTC_MAX_TALLIES": _MAX_TALLIES,
+            **bucket_numbers(config),
         }
         loaded = load_probes(numbers)
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
@@ -73,6 +79,8 @@ class KernelCapture:
         )
         self._ring = _Ring(loaded.maps["events"], ring_bytes)
         self._in_progress_limit = config.max_in_progress
+        self._turns = _Turns(loaded.maps)
+        self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
         self._sample_clocks = sample_clocks
         self._clock = sample_clocks()
@@ -109,6 +117,18 @@ class KernelCapture:
     def counters(self) -> KernelCounters:
         """Read what the probes have counted, summed over the CPUs."""
         return decode_counters(self._counters[: self._counter_bytes])
+
+    def take_tallies(self) -> list[Tally]:
+        """Take the attempts that got no record since the last time; waits some milliseconds if there are any.
+
+        After ``detach`` it waits for the last programs in any case: then nothing changes any more.
+        """
+        counters = self.counters()
+        withheld = counters.throttled + counters.ring_full
+        if withheld == self._withheld_before and self._attached:
+            return []
+        self._withheld_before = withheld
+        return decode_tallies(*self._turns.take(), self._clock)
 
     def in_progress(self) -> int:
         """Count the attempts that have no end yet."""
@@ -161,6 +181,23 @@ class KernelCapture:
             if self._in_progress.delete(key):
                 taken.append(event)
         return taken
+
+
+class _Turns:
+    """The two maps of tallies: one is filled by the probes while the other is read and emptied."""
+
+    def __init__(self, maps: Mapping[str, int]) -> None:
+        self._filling, self._empty = maps["tally_even"], maps["tally_odd"]
+        self._tallies, self._begun = maps["tallies"], maps["tallies_begun"]
+        bpf.put(self._tallies, _DESCRIPTOR.pack(self._filling))
+        bpf.put(maps["ring"], _DESCRIPTOR.pack(maps["events"]))  # from now on there are limits
+
+    def take(self) -> tuple[bytes, bytes]:
+        """End the turn, and return its keys and its tallies."""
+        bpf.put(self._begun, bytes(8))  # a moment too early rather than too late: then some are coarser
+        self._filling, self._empty = self._empty, self._filling
+        bpf.put(self._tallies, _DESCRIPTOR.pack(self._filling))
+        return bpf.take_all(self._empty, TALLY_KEY.size, TALLY.size, _MAX_TALLIES)
 
 
 class _Ring:

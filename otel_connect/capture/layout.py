@@ -1,7 +1,7 @@
 """Bytes of ``struct otc_event`` and ``struct otc_counters`` → values; the twin of ``probes/connect.h``.
 
-Byte order and clocks are converted here and nowhere else. A test compiles the header with the host's
-compiler and compares every offset with ``EVENT_FIELDS`` and ``COUNTER_FIELDS``.
+Byte order and clocks are converted here and in ``tallies`` and nowhere else. A test compiles the header with
+the host's compiler and compares every offset with ``EVENT_FIELDS`` and ``COUNTER_FIELDS``.
 """
 
 import struct
@@ -46,7 +46,7 @@ EVENT_FIELDS = (
     ("requested_address", "16s"),
     ("comm", "16s"),
 )
-COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "72x"))
+COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "56x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
 COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
@@ -103,8 +103,8 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
     ) = EVENT.unpack(record)
     started, asked = hooks & _SYN_SENT, flags & _REQUESTED
     local_address = _bound_address(family, local_bytes) if started else None
-    peer_address = _address(family, peer_bytes) if started else None
-    requested_address = _address(requested_family, requested_bytes) if asked else None
+    peer_address = address_text(family, peer_bytes) if started else None
+    requested_address = address_text(requested_family, requested_bytes) if asked else None
     # By position and without enum arithmetic: this runs for every attempt of the host.
     return ConnectEvent(
         cpu,
@@ -123,8 +123,8 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         process_start + clock.boot_ns,
         cgroup_id,
         netns,
-        _text(comm),
-        _shown_family(peer_address or requested_address, family),
+        name_text(comm),
+        shown_family(peer_address or requested_address, family),
         local_address,
         ntohs(local_port) or None,
         peer_address,
@@ -180,7 +180,8 @@ def ring_records(data: bytes | memoryview, mask: int, consumer: int, producer: i
 
 
 @lru_cache(maxsize=8192)
-def _address(family: int, raw: bytes) -> str | None:
+def address_text(family: int, raw: bytes) -> str | None:
+    """Write 16 bytes of an address out; a v4-mapped one dotted, ``None`` for another family."""
     if family == AF_INET:
         return inet_ntop(AF_INET, raw[:4])
     if family != AF_INET6:
@@ -191,15 +192,17 @@ def _address(family: int, raw: bytes) -> str | None:
 
 
 def _bound_address(family: int, raw: bytes) -> str | None:
-    return _address(family, raw) if any(raw) else None
+    return address_text(family, raw) if any(raw) else None
 
 
 @lru_cache(maxsize=4096)
-def _text(raw: bytes) -> str:
+def name_text(raw: bytes) -> str:
+    r"""Decode a name that ends at the first NUL; what is not UTF-8 in it is written ``\xNN``."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _shown_family(address: str | None, family: int) -> int:
+def shown_family(address: str | None, family: int) -> int:
+    """Return the family of a textual address, or else the one given."""
     if address is None:
         return family
     return AF_INET6 if ":" in address else AF_INET

@@ -45,6 +45,7 @@ ERRNO_CODE = "otel_connect.errno.code"
 ERRNO_NAME = "otel_connect.errno.name"
 EVENT_ID = "otel_connect.event.id"
 OUTCOME = "otel_connect.outcome"
+REPEAT_COUNT = "otel_connect.repeat.count"
 REQUESTED_ADDRESS = "otel_connect.requested.address"
 REQUESTED_PORT = "otel_connect.requested.port"
 RETRANSMITS = "otel_connect.syn.retransmits"
@@ -208,6 +209,8 @@ def measured_attributes(attempt: Attempt) -> Attributes:
     event = attempt.event
     outcome = attempt.verdict.outcome
     pairs: list[tuple[str, Value]] = [(EVENT_ID, attempt.event_id)]
+    if attempt.repeat_count > 1:
+        pairs.append((REPEAT_COUNT, attempt.repeat_count))
     if event.duration_ns is not None:
         pairs.append((DURATION, event.duration_ns / 1e9))
     if event.local_address is not None:

@@ -21,7 +21,8 @@ from otel_connect.encode.attributes import (
     network_type,
     valid_text,
 )
-from otel_connect.model import Attempt, Outcome
+from otel_connect.encode.durations import Durations
+from otel_connect.model import Attempt, Detail, Outcome, Tallied
 
 OTHER = "_other"
 
@@ -48,10 +49,21 @@ def metric_key(attempt: Attempt) -> MetricKey:
     )
 
 
-class Series:
-    """One attribute set and how many attempts it has had since the last collection."""
+def tallied_key(tallied: Tallied) -> MetricKey:
+    """Return the key of a tally, with ``_other`` for whom it does not tell apart."""
+    return MetricKey(
+        tallied.verdict.outcome,
+        error_type(tallied.verdict),
+        network_type(tallied.event.family),
+        OTHER if tallied.process is None else tallied.process.executable_name,
+        *tallied.event.target,
+    )
 
-    __slots__ = ("attributes", "count", "overflowed")
+
+class Series:
+    """One attribute set, how many attempts it has had since the last collection, and how long they took."""
+
+    __slots__ = ("attributes", "count", "durations", "overflowed", "start_unix_ns")
 
     def __init__(self, key: MetricKey, *, overflowed: bool) -> None:
         attributes = {
@@ -64,6 +76,10 @@ class Series:
         }
         self.attributes = {name: value for name, value in attributes.items() if value is not None}
         self.count = 0
+        self.durations: Durations | None = None
+        """``None`` before the first attempt with an end."""
+        self.start_unix_ns = 0
+        """When that began to be counted."""
         self.overflowed = overflowed
         """Whether some attributes had to be given up."""
 
@@ -90,12 +106,28 @@ class AttributeSets:
             return series
         if len(self._exact) < self._exact_limit:
             return self._exact.setdefault(key, Series(key, overflowed=False))
+        return self._find_named(key)
+
+    def find_tallied(self, key: MetricKey, detail: Detail) -> Series:
+        """Return the series to count attempts under that are known in so much detail."""
+        match detail:
+            case Detail.WHOLE:
+                return self.find(key)
+            case Detail.WITHOUT_PEER:
+                return self._find_named(key)
+            case Detail.WITHOUT_PROCESS:
+                return self._find_coarse(key)
+
+    def _find_named(self, key: MetricKey) -> Series:
         named = key._replace(address=OTHER)
         series = self._named.get(named)
         if series is not None:
             return series
         if len(self._named) < self._named_limit:
             return self._named.setdefault(named, Series(named, overflowed=True))
+        return self._find_coarse(key)
+
+    def _find_coarse(self, key: MetricKey) -> Series:
         coarse = key._replace(address=OTHER, executable_name=OTHER, port=None)
         return self._coarse.get(coarse) or self._coarse.setdefault(coarse, Series(coarse, overflowed=True))
 

@@ -1,5 +1,7 @@
 """Attempts → metrics, by the SDK but without a thread: the agent records batches and collects when it sends.
 
+The histogram of durations is our own, because the kernel's tallies have a weight (see ``durations``).
+
 Every attempt is counted, whatever becomes of its log record. The number of attribute sets is bounded in
 front of the SDK (see ``cardinality``), temporality and the kind of histogram follow the standard variables,
 and nothing global is set.
@@ -10,40 +12,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality as ProtoTemporality
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import NonRecordingSpan, TraceFlags, set_span_in_context
-from opentelemetry.trace import SpanContext as SdkSpanContext
 
 from otel_connect import __version__
 from otel_connect.encode.attributes import SCHEMA_URL, SCOPE
-from otel_connect.encode.cardinality import AttributeSets, metric_key
+from otel_connect.encode.cardinality import AttributeSets, Series, metric_key, tallied_key
+from otel_connect.encode.durations import Durations, ExplicitDurations, ExponentialDurations, Sample
 from otel_connect.encode.points import CountedHistogram, mend_starts
-from otel_connect.encode.preferences import (
-    AggregationTemporality,
-    ExplicitBucketHistogramAggregation,
-    histogram_aggregation,
-    temporality,
-)
+from otel_connect.encode.preferences import AggregationTemporality, histogram_kind, temporality
 from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.encode.spans import SpanContext
+from otel_connect.encode.wire import key_value_message
 from otel_connect.figures import NO_FIGURES, Distribution, Figures, Kind, SelfMetric
-from otel_connect.model import Attempt, Request, Signal
+from otel_connect.model import Attempt, Request, Signal, Tallied
 
 ATTEMPTS = "otel_connect.attempts"
 ATTEMPT_DURATION = "otel_connect.attempt.duration"
 IN_PROGRESS = "otel_connect.attempts.in_progress"
-
-# Seconds; the retries of a SYN fall at 1, 3, 7, 15, 31, 63 and 127 s, each just below a boundary.
-DURATION_BOUNDARIES = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
-)
 
 
 class AttemptMetrics:
@@ -63,15 +54,15 @@ class AttemptMetrics:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         preferred = temporality(environ)
+        kinds: tuple[Callable[[], Durations], Callable[[], Durations]] = ExplicitDurations, ExponentialDurations
+        self._new_durations = histogram_kind(environ, *kinds)
         # The SDK's own limit only has to stay out of the way of ours.
         sdk_limit = max_attribute_sets + 1000
         self._reader = InMemoryMetricReader(
             preferred_temporality=preferred,
-            cardinality_limits={Counter: sdk_limit, Histogram: sdk_limit},
+            cardinality_limits={Counter: sdk_limit},
         )
-        aggregation = histogram_aggregation(environ, ExplicitBucketHistogramAggregation(DURATION_BOUNDARIES))
-        view = View(instrument_name=ATTEMPT_DURATION, aggregation=aggregation)
-        provider = MeterProvider([self._reader], resource, shutdown_on_exit=False, views=[view])
+        provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
         self._sets = AttributeSets(max_attribute_sets)
         self._sets_expire = preferred[Counter] is AggregationTemporality.DELTA
         self.overflowed = 0
@@ -85,17 +76,21 @@ class AttemptMetrics:
 
     def record(self, attempts: Sequence[Attempt], contexts: Sequence[SpanContext | None] | None = None) -> None:
         """Count a batch; ``contexts`` are the ids of the attempts' spans, which become exemplars."""
+        now = time.time_ns()
         for attempt, context in zip(attempts, contexts or repeat(None)):  # noqa: B905 - endless
-            series = self._sets.find(metric_key(attempt))
-            if not series.count:
-                self._attempts.add(0, series.attributes)  # so that the SDK has it start now, not when collected
-            series.count += 1
+            series = self._counted(self._sets.find(metric_key(attempt)), 1)
             if attempt.event.duration_ns is not None:
-                self._duration.record(
-                    attempt.event.duration_ns / 1e9,
-                    series.attributes,
-                    None if context is None else _sdk_context(context),
-                )
+                seconds = attempt.event.duration_ns / 1e9
+                sample = None if context is None else Sample(seconds, context, now)
+                self._durations_of(series, now).add(seconds, 1, sample)
+
+    def record_tallied(self, tallied: Sequence[Tallied]) -> None:
+        """Count attempts that have no record; their durations at the mean of those that were tallied together."""
+        now = time.time_ns()
+        for alike in tallied:
+            series = self._counted(self._sets.find_tallied(tallied_key(alike), alike.detail), alike.attempts)
+            if alike.duration_ns is not None:
+                self._durations_of(series, now).add(alike.duration_ns / alike.attempts / 1e9, alike.attempts)
 
     def collect(self) -> list[Request]:
         """Return what has been recorded as export requests; with delta temporality it starts anew."""
@@ -105,11 +100,13 @@ class AttemptMetrics:
         data = self._reader.get_metrics_data()
         if data is None:  # OTEL_SDK_DISABLED
             return []
-        if self._sets_expire:
-            self._sets.clear()
-        now, monotonic = time.time_ns(), time.monotonic_ns()
         request = encode_metrics(data)
         metrics = request.resource_metrics[0].scope_metrics[0].metrics
+        now, monotonic = time.time_ns(), time.monotonic_ns()
+        if (durations := self._duration_metric(now)) is not None:
+            metrics.append(durations)
+        if self._sets_expire:
+            self._sets.clear()
         for metric in self._own.values():
             if metric.kind is Kind.HISTOGRAM and (made := self._delays.metric(metric, now)).histogram.data_points:
                 metrics.append(made)
@@ -119,6 +116,37 @@ class AttemptMetrics:
         self._collected_ns = monotonic
         points = sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
         return [Request(Signal.METRICS, request.SerializeToString(), points)]
+
+    def _counted(self, series: Series, attempts: int) -> Series:
+        if not series.count:
+            self._attempts.add(0, series.attributes)  # so that the SDK has it start now, not when collected
+        series.count += attempts
+        return series
+
+    def _durations_of(self, series: Series, now_unix_ns: int) -> Durations:
+        if series.durations is None:
+            series.durations = self._new_durations()
+            series.start_unix_ns = now_unix_ns
+        return series.durations
+
+    def _duration_metric(self, now_unix_ns: int) -> Metric | None:
+        """Make the histogram of all series, ``None`` when no attempt had an end."""
+        metric = Metric(
+            name=ATTEMPT_DURATION, unit="s", description="Time from the start of a TCP connect attempt to its end."
+        )
+        data = metric.histogram if self._new_durations is ExplicitDurations else metric.exponential_histogram
+        data.aggregation_temporality = (
+            ProtoTemporality.AGGREGATION_TEMPORALITY_DELTA
+            if self._sets_expire
+            else ProtoTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+        )
+        for series in self._sets:
+            if series.durations is not None:
+                point = series.durations.point()
+                point.start_time_unix_nano, point.time_unix_nano = series.start_unix_ns, now_unix_ns
+                point.attributes.extend(key_value_message(key, value) for key, value in series.attributes.items())
+                data.data_points.append(point)  # type: ignore[arg-type]  # it is of the kind that was asked for
+        return metric if data.data_points else None
 
     def _add_up(self) -> None:
         """Hand the counts over to the SDK, once for each series: an addition costs it as much as a record."""
@@ -130,9 +158,6 @@ class AttemptMetrics:
 
     def _register(self, meter: Meter) -> None:
         self._attempts = meter.create_counter(ATTEMPTS, "{attempt}", "TCP connect attempts that ended.")
-        self._duration = meter.create_histogram(
-            ATTEMPT_DURATION, "s", "Time from the start of a TCP connect attempt to its end."
-        )
         meter.create_observable_up_down_counter(
             IN_PROGRESS,
             [lambda _options: [Observation(self._figures.state.balance.in_progress)]],
@@ -154,13 +179,3 @@ class AttemptMetrics:
             for point in self._own[name].points
             if not isinstance(point.value, Distribution)
         ]
-
-
-def _sdk_context(context: SpanContext) -> Context:
-    span = SdkSpanContext(
-        int.from_bytes(context.trace_id),
-        int.from_bytes(context.span_id),
-        is_remote=False,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
-    )
-    return set_span_in_context(NonRecordingSpan(span), Context())

@@ -6,6 +6,7 @@ a value that is none of theirs is logged and the default taken.
 
 import logging
 from collections.abc import Mapping
+from typing import TypeVar
 
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION as AGGREGATION_VARIABLE,
@@ -22,13 +23,10 @@ from opentelemetry.sdk.metrics import (
     UpDownCounter,
 )
 from opentelemetry.sdk.metrics.export import AggregationTemporality
-from opentelemetry.sdk.metrics.view import (
-    Aggregation,
-    ExplicitBucketHistogramAggregation,
-    ExponentialBucketHistogramAggregation,
-)
 
-__all__ = ["AggregationTemporality", "ExplicitBucketHistogramAggregation", "histogram_aggregation", "temporality"]
+__all__ = ["AggregationTemporality", "histogram_kind", "temporality"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -52,12 +50,9 @@ def temporality(environ: Mapping[str, str]) -> dict[type, AggregationTemporality
     }
 
 
-def histogram_aggregation(environ: Mapping[str, str], explicit: ExplicitBucketHistogramAggregation) -> Aggregation:
-    """Choose between the explicit buckets that are passed in and exponential ones."""
-    kinds: dict[str, Aggregation] = {
-        "explicit_bucket_histogram": explicit,
-        "base2_exponential_bucket_histogram": ExponentialBucketHistogramAggregation(),
-    }
+def histogram_kind(environ: Mapping[str, str], explicit: T, exponential: T) -> T:
+    """Choose between what makes explicit buckets and what makes exponential ones."""
+    kinds = {"explicit_bucket_histogram": explicit, "base2_exponential_bucket_histogram": exponential}
     return kinds[_choice(environ, AGGREGATION_VARIABLE, kinds)]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from struct import Struct
 
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from otel_connect import __version__
@@ -31,6 +32,7 @@ from otel_connect.encode.attributes import (
     measured_attributes,
     outcome_attributes,
     target_attributes,
+    valid_text,
 )
 from otel_connect.model import Attempt, Verdict
 
@@ -100,6 +102,21 @@ def key_value(key: str, value: Value) -> bytes:
     if isinstance(value, float):
         return _up_to_double(key) + _double(value)
     return _fragment(key, _any_value(value))
+
+
+def key_value_message(key: str, value: Value) -> KeyValue:
+    """Make the message of an attribute, where there is no hurry."""
+    message = KeyValue(key=key)
+    match value:
+        case str():
+            message.value.string_value = valid_text(value)
+        case bool():
+            message.value.bool_value = value
+        case int():
+            message.value.int_value = value
+        case float():
+            message.value.double_value = value
+    return message
 
 
 def _fragment(key: str, any_value: bytes) -> bytes:

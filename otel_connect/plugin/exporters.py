@@ -12,10 +12,15 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_connect.encode.preferences import ExplicitBucketHistogramAggregation, histogram_aggregation, temporality
+from otel_connect.encode.preferences import histogram_kind, temporality
 from otel_connect.model import Signal
 from otel_connect.plugin.batches import encode_log_batch, encode_metric_batch, encode_span_batch
 from otel_connect.plugin.delivery import Delivery, Outlet
@@ -66,7 +71,9 @@ class DurableMetricExporter(MetricExporter):
     """Exports metrics; temporality and kind of histogram follow the standard variables, too."""
 
     def __init__(self, delivery: Delivery | None = None) -> None:
-        aggregation = histogram_aggregation(os.environ, ExplicitBucketHistogramAggregation())
+        aggregation: Aggregation = histogram_kind(
+            os.environ, ExplicitBucketHistogramAggregation(), ExponentialBucketHistogramAggregation()
+        )
         super().__init__(temporality(os.environ), {Histogram: aggregation})
         self._outlet = Outlet(Signal.METRICS, delivery or DELIVERY)
 

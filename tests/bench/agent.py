@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Thread
 from typing import NamedTuple
 
@@ -12,8 +13,16 @@ from otel_connect.encode.attributes import EVENT_NAME
 from tests.support.agent import RunningAgent
 
 _PATIENCE_S = 30
+# What is measured is the cost of every record, the look at the limits included.
+_LIMITS = """
+[capture]
+process_rate = 1000000
+process_burst = 1000000
+cgroup_rate = 1000000
+cgroup_burst = 1000000
+"""
 _EVENT_NAME = b"\x62" + bytes((len(EVENT_NAME),)) + EVENT_NAME.encode()  # field 12 of LogRecord
-_LEDGER = re.compile(r"logs: seen (\d+) = exported (\d+) \+ queued (\d+) \+ dropped (\d+)(?: \(.*?\))?(?P<rest>.*)")
+LEDGER = re.compile(r"logs: seen (\d+) = exported (\d+) \+ queued (\d+) \+ dropped (\d+)(?: \(.*?\))?(?P<rest>.*)")
 
 
 class Backend(ThreadingHTTPServer):
@@ -32,6 +41,12 @@ class Backend(ThreadingHTTPServer):
         self.shutdown()
         super().server_close()
 
+    def take(self, path: str, body: bytes) -> None:
+        """Look at a request before it is thrown away."""
+        if path == "/v1/logs":  # which come by one connection, so that one thread counts
+            # Much faster than to decode the body: every log record of an attempt names its event once.
+            self.log_records += body.count(_EVENT_NAME)
+
     def await_log_records(self, total: int) -> None:
         """Wait until so many have come, or it takes so long that some must be lost."""
         deadline = time.monotonic() + _PATIENCE_S
@@ -44,10 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Backend
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.path == "/v1/logs":  # which come by one connection, so that one thread counts
-            # Much faster than to decode the body: every log record names its event once.
-            self.server.log_records += body.count(_EVENT_NAME)
+        self.server.take(self.path, self.rfile.read(int(self.headers["content-length"])))
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", "0")
@@ -88,7 +100,10 @@ class Watched:
     """A running agent, with its CPU time and memory."""
 
     def __init__(self, endpoint: str) -> None:
-        self._running = RunningAgent("--output", "otlp", "--endpoint", endpoint)
+        with NamedTemporaryFile("w", suffix=".toml") as settings:  # which is read before it says that it captures
+            settings.write(_LIMITS)
+            settings.flush()
+            self._running = RunningAgent("--config", settings.name, "--output", "otlp", "--endpoint", endpoint)
         self._pid = self._running.process.pid
 
     def cpu_s(self) -> float:
@@ -105,7 +120,7 @@ class Watched:
     def stop(self) -> Ledger:
         """Stop the agent, and read what it says about its totals."""
         code = self._running.stop()
-        found = next(filter(None, map(_LEDGER.search, self._running.errors)), None)
+        found = next(filter(None, map(LEDGER.search, self._running.errors)), None)
         if code or found is None:
             raise RuntimeError(f"the agent ended with {code}: {self._running.errors}")
         seen, exported, queued, lost = map(int, found.groups()[:4])

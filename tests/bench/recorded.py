@@ -12,7 +12,16 @@ from otel_connect.export.ledger import Account, Ledger
 from otel_connect.export.sender import Health
 from otel_connect.export.spool import SpoolState
 from otel_connect.figures import AgentState
-from otel_connect.model import Attempt, ConnectEvent, KernelCounters, Request, Signal
+from otel_connect.model import (
+    Attempt,
+    ConnectEvent,
+    KernelCounters,
+    Request,
+    Signal,
+    Tallied,
+    Tally,
+    ThrottleEvent,
+)
 from tests.bench.records import READING
 
 CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_000_000_000_000)
@@ -41,6 +50,10 @@ class Recorded:
         ring = self._rings.pop()
         records = ring_records(ring, -1, 0, len(ring), len(ring)).records
         return Drained([decode_event(record, CLOCK) for record in records], 0, more=False)
+
+    def take_tallies(self) -> list[Tally]:
+        """Everything has a record."""
+        return []
 
     def counters(self) -> KernelCounters:
         """Count what the readings hold."""
@@ -118,6 +131,12 @@ class Keep:
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Keep a batch."""
         self.batches.append(attempts)
+
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        """Everything has a record."""
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        """Nothing is withheld."""
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         """Nothing waits here."""

@@ -16,12 +16,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv import attributes as semconv
 from prometheus_client.parser import text_string_to_metric_families
 
-from otel_connect.encode import events
+from otel_connect.encode import events, throttles
 from otel_connect.encode.attributes import EVENT_NAME, attempt_attributes, error_type
-from otel_connect.encode.metrics import DURATION_BOUNDARIES, AttemptMetrics
+from otel_connect.encode.durations import DURATION_BOUNDARIES
+from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.resource import agent_resource
 from otel_connect.encode.self_metrics import self_metrics
-from otel_connect.model import Attempt, Outcome, Signal, Verdict
+from otel_connect.model import Attempt, Outcome, Signal, ThrottleEvent, Verdict, Withheld
 from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
@@ -44,9 +45,14 @@ def table(heading: str) -> dict[str, dict[str, str]]:
 def every_kind_of_attempt() -> list[Attempt]:
     rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
     return [
-        make_attempt(outcome=outcome, errno=errno, superseded=superseded, **rewritten)
+        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten)
         for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))
     ]
+
+
+def every_throttle() -> list[ThrottleEvent]:
+    limits = (Withheld.PROCESS_RATE, Withheld.CGROUP_RATE, Withheld.RING_PRESSURE)
+    return [ThrottleEvent(started, limit, 77, 4242, "curl", 5, 1) for started in (True, False) for limit in limits]
 
 
 def emitted_metrics() -> dict[str, Metric]:
@@ -125,8 +131,10 @@ def test_agent_events() -> None:
         events.stopped(1),
         events.config_reloaded(),
         events.data_lost(Signal.LOGS, "expired", 1),
+        *map(throttles.throttle_event, every_throttle()),
     )
-    names = {value for name, value in vars(events).items() if name.isupper() and str(value).startswith(PREFIX)}
+    constants = vars(events) | vars(throttles)
+    names = {value for name, value in constants.items() if name.isupper() and str(value).startswith(PREFIX)}
     documented = table("Agent events")
     assert documented.keys() == names == {event.name for event in every}
     types = {"string_value": "string", "int_value": "int", "array_value": "string[]"}
@@ -136,7 +144,7 @@ def test_agent_events() -> None:
         request = ExportLogsServiceRequest.FromString(events.encode_event(event, ResourceMessage(), 1).body)
         (record,) = request.resource_logs[0].scope_logs[0].log_records
         assert (record.event_name, record.severity_text) == (event.name, row["severity"])
-        assert set(re.findall(r"otel_connect\.\w+", row["attributes"])) == {one.key for one in record.attributes}
+        assert set(re.findall(r"[a-z_]+\.[a-z_.]+", row["attributes"])) == {one.key for one in record.attributes}
         attributes |= {one.key: types[str(one.value.WhichOneof("value"))] for one in record.attributes}
     assert {name: row["type"] for name, row in table("Attributes of agent events").items()} == attributes
 
@@ -166,6 +174,14 @@ def test_event_name_and_boundaries() -> None:
     boundaries = re.search(r"in seconds: ([\d.\s]+);", PAGE)
     assert boundaries is not None
     assert tuple(map(float, boundaries[1].split())) == DURATION_BOUNDARIES
+
+
+def test_limits_of_throttles() -> None:
+    limits = re.search(r"`otel_connect.throttle.limit` \| string \| own \| ([^|]+)", PAGE)
+    assert limits is not None
+    assert set(re.findall(r"`(\w+)`", limits[1])) - {"throttle"} == {
+        event.limit.name.lower() for event in every_throttle()
+    }
 
 
 def test_marks() -> None:

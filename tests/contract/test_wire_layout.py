@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from otel_connect.capture.layout import COUNTER_FIELDS, COUNTERS, EVENT, EVENT_FIELDS
-from otel_connect.model import Ending, EventFlag, Hook
+from otel_connect.capture.tallies import TALLY, TALLY_FIELDS, TALLY_KEY, TALLY_KEY_FIELDS
+from otel_connect.model import Detail, Ending, EventFlag, Hook, Withheld
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
 
@@ -26,7 +27,12 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     ("structure", "fields", "whole"),
-    [("otc_event", EVENT_FIELDS, EVENT), ("otc_counters", COUNTER_FIELDS, COUNTERS)],
+    [
+        ("otc_event", EVENT_FIELDS, EVENT),
+        ("otc_counters", COUNTER_FIELDS, COUNTERS),
+        ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),
+        ("otc_tally", TALLY_FIELDS, TALLY),
+    ],
 )
 def test_every_field_stands_where_the_decoder_reads_it(
     structure: str, fields: Sequence[tuple[str, str]], whole: struct.Struct, tmp_path: Path
@@ -39,7 +45,10 @@ def test_every_field_stands_where_the_decoder_reads_it(
     assert printed == [*expected_offsets, *expected_sizes, whole.size]
 
 
-@pytest.mark.parametrize(("numbers", "prefix"), [(Hook, "OTC_HOOK_"), (EventFlag, "OTC_FLAG_"), (Ending, "OTC_")])
+@pytest.mark.parametrize(
+    ("numbers", "prefix"),
+    [(Hook, "OTC_HOOK_"), (EventFlag, "OTC_FLAG_"), (Ending, "OTC_"), (Withheld, "OTC_"), (Detail, "OTC_")],
+)
 def test_numbers_of_the_header_are_those_of_the_model(
     numbers: type[IntEnum] | type[IntFlag], prefix: str, tmp_path: Path
 ) -> None:

@@ -8,7 +8,19 @@ from otel_connect.agent import Agent
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.enrich.processes import Processes
 from otel_connect.figures import AgentState
-from otel_connect.model import Attempt, Balance, ConnectEvent, Ending, KernelCounters, Outcome
+from otel_connect.model import (
+    Attempt,
+    Balance,
+    ConnectEvent,
+    Detail,
+    Ending,
+    KernelCounters,
+    Outcome,
+    Tallied,
+    Tally,
+    ThrottleEvent,
+    Withheld,
+)
 from tests.support.events import make_event
 
 
@@ -17,16 +29,29 @@ class FakeSource:
 
     hooks = ("fake",)
 
-    def __init__(self, *readings: Drained, in_progress: Sequence[ConnectEvent] = (), ring_full: int = 0) -> None:
+    def __init__(
+        self,
+        *readings: Drained,
+        in_progress: Sequence[ConnectEvent] = (),
+        ring_full: int = 0,
+        tallies: Sequence[Tally] = (),
+    ) -> None:
+        self.tallies = list(tallies)
         self.readings = list(readings)
         self.waiting = list(in_progress)
         self.attached = True
         self.clock_readings = 0
         emitted = sum(len(reading.events) + reading.undecodable for reading in readings)
-        self._counters = KernelCounters(emitted + len(in_progress) + ring_full, emitted, ring_full, 0, 0, 0, 0)
+        throttled = sum(tally.attempts for tally in tallies)
+        seen = emitted + len(in_progress) + ring_full + throttled
+        self._counters = KernelCounters(seen, emitted, ring_full, 0, 0, 0, 0, throttled)
 
     def drain(self) -> Drained:
         return self.readings.pop(0) if self.readings else Drained([], 0, more=False)
+
+    def take_tallies(self) -> list[Tally]:
+        tallies, self.tallies = self.tallies, []
+        return tallies
 
     def counters(self) -> KernelCounters:
         return self._counters
@@ -63,9 +88,17 @@ class Collected:
         self.attempts: list[Attempt] = []
         self.balances: list[Balance] = []
         self.closed: Balance | None = None
+        self.tallied: list[Tallied] = []
+        self.throttles: list[ThrottleEvent] = []
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         self.attempts += attempts
+
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        self.tallied += tallied
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        self.throttles += events
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         self.balances.append(state().balance)
@@ -74,7 +107,7 @@ class Collected:
         self.closed = state.balance
 
 
-def run(source: FakeSource, *, rounds: int = 1) -> Collected:
+def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/bin/curl") -> Collected:
     class StopAfter:
         calls = 0
 
@@ -84,7 +117,7 @@ def run(source: FakeSource, *, rounds: int = 1) -> Collected:
             return self.calls > rounds
 
     output = Collected()
-    processes = Processes(lambda _pid, _start: "/usr/bin/curl", lambda _uid: "alice", 16)
+    processes = Processes(lambda _pid, _start: executable, lambda _uid: "alice", 16)
     balance = Agent(source, processes, output, 0.0).run(StopAfter())
     assert output.closed == balance
     assert balance.difference == 0
@@ -109,7 +142,12 @@ def test_at_the_end_the_ring_is_emptied_and_what_has_no_end_is_pending() -> None
 def test_every_loss_is_in_the_balance() -> None:
     output = run(FakeSource(Drained([make_event()], 2, more=False), ring_full=5))
     assert output.closed is not None
-    assert output.closed.lost == {"kernel_ring_full": 5, "kernel_map_full": 0, "undecodable": 2}
+    assert output.closed.lost == {
+        "kernel_ring_full": 5,
+        "kernel_map_full": 0,
+        "kernel_throttled": 0,
+        "undecodable": 2,
+    }
     assert (output.closed.seen, output.closed.shown, output.closed.probe_missed) == (8, 1, 3)
 
 
@@ -185,3 +223,26 @@ def test_what_moves_is_derived_and_what_stands_still_is_counted() -> None:
     lying = FakeSource(in_progress=[make_event()])
     lying.waiting = []  # the table has lost an attempt
     assert Agent(lying, processes, output, 0.0).balance().difference == 1
+
+
+def test_what_has_no_record_is_decided_named_and_counted() -> None:
+    whole = Tally(Withheld.PROCESS_RATE, Detail.WHOLE, make_event(), 5, 500, 1, 2)
+    coarse = Tally(Withheld.RING_PRESSURE, Detail.WITHOUT_PROCESS, make_event(pid=0), 7, None, 1, 2)
+    output = run(FakeSource(tallies=[whole, coarse]))
+    assert output.attempts == []
+    assert [(one.verdict.outcome, one.attempts, one.duration_ns) for one in output.tallied] == [
+        (Outcome.REFUSED, 5, 500),
+        (Outcome.REFUSED, 7, None),
+    ]
+    assert [one.process and one.process.executable_name for one in output.tallied] == ["curl", None]
+    assert output.closed is not None
+    assert output.closed.lost["kernel_throttled"] == 12
+
+
+def test_a_throttle_is_told_of_in_one_harmless_line_and_ends_with_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    event = make_event(comm="\x1b]0;x\n")
+    tally = Tally(Withheld.CGROUP_RATE, Detail.WHOLE, event, 5, 500, 1, 2)
+    output = run(FakeSource(tallies=[tally]), executable=None)
+    assert [(event.started, event.attempts) for event in output.throttles] == [(True, 5), (False, 5)]
+    assert len(caplog.messages) == 2
+    assert all(line.isprintable() and "cgroup_rate" in line for line in caplog.messages)

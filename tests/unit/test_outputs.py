@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 
 from otel_connect.config import Configuration, EncodeConfig, ExportConfig
@@ -18,9 +20,8 @@ from otel_connect.export.ledger import Account, Ledger, Reason
 from otel_connect.export.sender import Health
 from otel_connect.export.spool import SpoolState
 from otel_connect.figures import NO_FIGURES, AgentState
-from otel_connect.json_output import JsonLines
-from otel_connect.model import Balance, Outcome, Request, Signal
-from otel_connect.outputs import Telemetry
+from otel_connect.model import Balance, Detail, Outcome, Request, Signal, Tallied, ThrottleEvent, Withheld
+from otel_connect.outputs import JsonLines, Telemetry
 from tests.support.events import make_attempt
 
 CONFIGURATION = Configuration(
@@ -81,8 +82,10 @@ def state(seen: int) -> AgentState:
     return NO_FIGURES.state._replace(balance=Balance(seen, seen, 0, 0, {}, 0))
 
 
-def telemetry(sink: Kept | JsonLines, clock: Clock | None = None) -> Telemetry:
-    return Telemetry(CONFIGURATION, Resource({"service.name": "test"}), sink, clock or Clock())
+def telemetry(
+    sink: Kept | JsonLines, clock: Clock | None = None, configuration: Configuration = CONFIGURATION
+) -> Telemetry:
+    return Telemetry(configuration, Resource({"service.name": "test"}), sink, clock or Clock())
 
 
 def test_a_batch_waits_for_its_time_and_the_metrics_for_theirs() -> None:
@@ -142,6 +145,101 @@ def test_what_cannot_be_encoded_costs_no_neighbour(caplog: pytest.LogCaptureFixt
     said = [record.getMessage() for record in caplog.records]
     assert "logs: seen 3 = exported 2 + queued 0 + dropped 1 (encode_error 1)" in said
     assert not any("unaccounted" in line for line in said)
+
+
+def log_records(sink: Kept) -> list[LogRecord]:
+    return [
+        record
+        for request in sink.requests
+        if request.signal is Signal.LOGS
+        for of_resource in ExportLogsServiceRequest.FromString(request.body).resource_logs
+        for record in of_resource.scope_logs[0].log_records
+        if record.event_name != "otel_connect.agent.stopped"
+    ]
+
+
+def attempts_counted(sink: Kept) -> int:
+    """Return the total of the attempt counter in the last metrics."""
+    last = [request for request in sink.requests if request.signal is Signal.METRICS][-1]
+    (of_resource,) = ExportMetricsServiceRequest.FromString(last.body).resource_metrics
+    metrics = {metric.name: metric for metric in of_resource.scope_metrics[0].metrics}
+    durations = metrics["otel_connect.attempt.duration"].histogram.data_points
+    total = sum(point.as_int for point in metrics["otel_connect.attempts"].sum.data_points)
+    assert sum(point.count for point in durations) == total
+    return total
+
+
+def repeat_count(record: LogRecord) -> int:
+    attributes = {pair.key: pair.value.int_value for pair in record.attributes}
+    return attributes.get("otel_connect.repeat.count", 1)
+
+
+def test_collapsed_repeats_are_sampled_in_the_account_and_whole_in_the_metrics(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    sink, clock = Kept(), Clock()
+    collapsing = CONFIGURATION.model_copy(
+        update={"encode": EncodeConfig(collapse_repeats=10, collapse_window_ms=1000, span_successes_per_second=0)}
+    )
+    output = telemetry(sink, clock, collapsing)
+    output.write([make_attempt()] * 25)
+    clock.now += 0.2
+    output.tick(lambda: state(25))
+    assert [repeat_count(record) for record in log_records(sink)] == [1, 10, 10]
+    clock.now += 1
+    output.tick(lambda: state(25))
+    assert [repeat_count(record) for record in log_records(sink)] == [1, 10, 10, 4]
+    output.write([make_attempt()] * 5)
+    output.close(state(30))
+    assert sum(repeat_count(record) for record in log_records(sink)) == 30
+    assert attempts_counted(sink) == 30
+    assert [record.getMessage() for record in caplog.records][:2] == [
+        "logs: seen 30 = exported 6 + queued 0 + dropped 24 (sampled 24)",
+        "traces: seen 30 = exported 6 + queued 0 + dropped 24 (sampled 24)",
+    ]
+
+
+def test_what_waits_for_its_window_is_queued() -> None:
+    sink = Kept()
+    collapsing = CONFIGURATION.model_copy(update={"encode": EncodeConfig(collapse_repeats=10)})
+    clock = Clock()
+    output = telemetry(sink, clock, collapsing)
+    output.write([make_attempt()] * 4)
+    clock.now += 1.5
+    output.tick(lambda: state(4))
+    last = [request for request in sink.requests if request.signal is Signal.METRICS][-1]
+    (of_resource,) = ExportMetricsServiceRequest.FromString(last.body).resource_metrics
+    metrics = {metric.name: metric for metric in of_resource.scope_metrics[0].metrics}
+    queued = metrics["otel_connect.agent.attempts.queued"].sum.data_points
+    assert {point.as_int for point in queued} == {3}
+
+
+def test_attempts_without_a_record_are_in_the_metrics_and_the_account(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    sink = Kept()
+    output = telemetry(sink)
+    output.write([make_attempt()])
+    attempt = make_attempt()
+    details = ((Detail.WHOLE, attempt.process), (Detail.WITHOUT_PEER, attempt.process), (Detail.WITHOUT_PROCESS, None))
+    output.count([Tallied(attempt.event, attempt.verdict, who, detail, 10, 4_000_000) for detail, who in details])
+    lost = Balance(31, 1, 0, 0, {"kernel_throttled": 30}, 0)
+    output.close(NO_FIGURES.state._replace(balance=lost))
+    assert attempts_counted(sink) == 31
+    assert "logs: seen 31 = exported 1 + queued 0 + dropped 30 (kernel_throttled 30)" in caplog.messages
+
+
+def test_a_throttle_event_is_a_record_in_no_account(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    sink = Kept()
+    output = telemetry(sink)
+    output.throttled([ThrottleEvent(True, Withheld.PROCESS_RATE, 77, 4242, "curl", 5, 1)])
+    output.close(state(0))
+    (record,) = log_records(sink)
+    assert record.event_name == "otel_connect.agent.throttle.started"
+    assert record.time_unix_nano == 1
+    assert "curl[4242]" in record.body.string_value
+    assert "logs: seen 0 = exported 0 + queued 0 + dropped 0" in caplog.messages
 
 
 def test_json_lines_are_one_request_each() -> None:

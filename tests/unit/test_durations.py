@@ -1,0 +1,109 @@
+"""Our histogram against the SDK's, which takes one value at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
+
+from otel_connect.encode.durations import (
+    DURATION_BOUNDARIES,
+    Durations,
+    ExplicitDurations,
+    ExponentialDurations,
+    Sample,
+    bucket_index,
+)
+from otel_connect.encode.spans import SpanContext
+
+seconds = st.one_of(st.floats(1e-6, 1e3), st.just(0.0), st.sampled_from([*DURATION_BOUNDARIES, 0.25, 1.0, 2.0, 1024.0]))
+
+
+def sdk_point(aggregation: Aggregation, values: Sequence[float]) -> Any:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], views=[View(instrument_name="d", aggregation=aggregation)])
+    histogram = provider.get_meter("test").create_histogram("d")
+    for value in values:
+        histogram.record(value)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    return data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points[0]
+
+
+def filled(durations: Durations, values: Sequence[float]) -> Any:
+    for value in values:
+        durations.add(value)
+    return durations.point()
+
+
+def _without_last_zeros(counts: Sequence[int]) -> list[int]:
+    used = max(index for index, count in enumerate(counts) if count) + 1
+    return list(counts[:used])
+
+
+@given(st.lists(seconds, min_size=1, max_size=60))
+def test_explicit_buckets_are_those_of_the_sdk(values: list[float]) -> None:
+    theirs = sdk_point(ExplicitBucketHistogramAggregation(DURATION_BOUNDARIES), values)
+    ours = filled(ExplicitDurations(), values)
+    assert (ours.count, list(ours.bucket_counts)) == (theirs.count, list(theirs.bucket_counts))
+    assert (ours.sum, ours.min, ours.max) == (pytest.approx(theirs.sum), theirs.min, theirs.max)
+    assert tuple(ours.explicit_bounds) == tuple(theirs.explicit_bounds)
+
+
+@given(st.lists(seconds, min_size=1, max_size=60))
+def test_exponential_buckets_are_those_of_the_sdk(values: list[float]) -> None:
+    theirs = sdk_point(ExponentialBucketHistogramAggregation(), values)
+    ours = filled(ExponentialDurations(), values)
+    assert (ours.count, ours.zero_count) == (theirs.count, theirs.zero_count)
+    assert (ours.sum, ours.min, ours.max) == (pytest.approx(theirs.sum), theirs.min, theirs.max)
+    assert sum(ours.positive.bucket_counts) == theirs.count - theirs.zero_count
+    assert len(ours.positive.bucket_counts) <= 160
+    if any(values):
+        assert ours.scale == theirs.scale
+        assert ours.positive.offset == theirs.positive.offset
+        assert list(ours.positive.bucket_counts) == _without_last_zeros(theirs.positive.bucket_counts)
+
+
+@given(st.floats(1e-9, 1e9), st.integers(-8, 20))
+def test_a_value_lies_in_its_bucket(value: float, scale: int) -> None:
+    index = bucket_index(value, scale)
+    base = 2.0 ** (2.0**-scale)
+    assert base**index <= value * (1 + 1e-9)
+    assert value <= base ** (index + 1) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("new", [ExplicitDurations, ExponentialDurations])
+@given(st.lists(st.tuples(seconds, st.integers(1, 1000)), min_size=1, max_size=20))
+def test_many_at_once_are_as_many_one_by_one(new: Callable[[], Durations], weighted: list[tuple[float, int]]) -> None:
+    at_once, one_by_one = new(), new()
+    for value, attempts in weighted:
+        at_once.add(value, attempts)
+        for _ in range(attempts):
+            one_by_one.add(value)
+    expected, point = one_by_one.point(), at_once.point()
+    assert point.sum == pytest.approx(expected.sum)
+    point.sum = expected.sum
+    assert point == expected
+
+
+def test_exemplars_are_the_last_of_each_bucket_and_new_each_time() -> None:
+    contexts = [SpanContext(bytes([number + 1] * 16), bytes([number + 1] * 8)) for number in range(3)]
+    durations = ExplicitDurations()
+    for value, context in zip((0.2, 0.21, 3.0), contexts, strict=True):
+        durations.add(value, 1, Sample(value, context, 5))
+    point = durations.point()
+    assert [(exemplar.as_double, exemplar.trace_id) for exemplar in point.exemplars] == [
+        (0.21, contexts[1].trace_id),
+        (3.0, contexts[2].trace_id),
+    ]
+    assert not durations.point().exemplars
