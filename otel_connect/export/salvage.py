@@ -165,6 +165,8 @@ class Salvage:
         """Give every intact batch once."""
         none: Mapping[int, int] = {}
         for first, images in ((True, self._frames.latest), (False, self._frames.committed), (False, none)):
+            if not first and not self._missing():
+                return
             heads = [batch.head for batch in self._look_through(images)]
             wanted = self._wanted(heads, everything=first or self.tally.serial == 0)
             if first:
@@ -173,6 +175,11 @@ class Salvage:
                 if batch.head.key in wanted:
                     wanted.remove(batch.head.key)
                     yield batch
+
+    def _missing(self) -> bool:
+        """Whether there ought to be more, as far as anything is known."""
+        expected = zip(SIGNALS, self.tally.records, strict=True)
+        return self.tally.serial == 0 or any(self._kept[signal] < records for signal, records in expected)
 
     def _wanted(self, heads: list[Head], *, everything: bool) -> set[int]:
         """Choose what is new: everything, or what may be missing until nothing is, the damaged ones first."""
