@@ -61,10 +61,11 @@ def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: byt
     lower = {name.lower(): value for name, value in headers.items()}
     if 200 <= status < 300:
         return _success(signal, body, lower.get("content-type", ""))
-    message = f"HTTP {status}{_explanation(body or b'', lower.get('content-type', ''))}"
+    explanation = _explanation(body or b"", lower.get("content-type", ""))
+    message = f"HTTP {status}{explanation}"
     if 300 <= status < 400:
         message = f"HTTP {status} redirects to {printable(lower.get('location', 'nowhere'))}; never followed"
-    action = _http_action(status)
+    action = Action.SPLIT if status == 400 and _TOO_LARGE in explanation else _http_action(status)
     wait = _retry_after(lower.get("retry-after", ""), now) if action is Action.RETRY else None
     return Answer(action, retry_after_s=wait, message=message)
 
@@ -113,6 +114,9 @@ _REJECTED_FIELD = {
 _HTTP_RETRY = {429, 502, 503, 504}
 # 407 is the 401 of a proxy.
 _HTTP_UNHEALTHY = {401, 403, 404, 407}
+
+# What the collector answers with 400, though it means 413: the words of Go's http.MaxBytesReader.
+_TOO_LARGE = "http: request body too large"
 
 _GRPC_RETRY = {
     code_pb2.CANCELLED,

@@ -62,6 +62,16 @@ def test_every_http_status(status: int) -> None:
     assert http(status).action is expected
 
 
+def test_a_400_that_means_413() -> None:
+    # The collector's receiver, with protobuf and with JSON as the client's type decides.
+    said = "http: request body too large"
+    body = status_pb2.Status(code=3, message=said).SerializeToString()
+    assert http(400, body, Content_Type="application/x-protobuf").action is Action.SPLIT
+    assert http(400, said.encode(), Content_Type="text/plain").action is Action.SPLIT
+    assert http(400, b"http: request body too strange").action is Action.REJECTED
+    assert http(500, said.encode()).action is Action.REJECTED
+
+
 GRPC_ACTIONS = {
     Action.RETRY: {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"},
     Action.RETRY_UNHEALTHY: {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"},
