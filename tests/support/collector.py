@@ -159,10 +159,14 @@ class Collector:
             self._process.wait()
             self._process = None
 
-    def restart(self) -> None:
-        """Start the process again with the same addresses and file, stopping it first if it runs."""
+    def restart(self, *overrides: str) -> None:
+        """Start the process again with the same addresses and file, stopping it first if it runs.
+
+        `overrides` take the place of those it was made with; without any, its plain configuration is left.
+        """
         if self._process is not None:
             self.stop()
+        self._sources[1:] = [f"yaml:{text}" for text in overrides]
         self.start()
 
     def await_until(self, condition: Callable[[], T], timeout: float = 10.0) -> T:
