@@ -97,6 +97,7 @@ class Bench:
         backoff: Backoff = QUICK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._others = set(threading.enumerate())
         self.watched: dict[Signal, Watched] = {}
         self._directory = tempfile.TemporaryDirectory()
         if "spool_directory" not in config.model_fields_set:
@@ -119,7 +120,7 @@ class Bench:
 
     def close(self, timeout_s: float = 10.0, signal: Signal = Signal.LOGS) -> Account:
         self.exporter.close(timeout_s)
-        for thread in threading.enumerate():
+        for thread in set(threading.enumerate()) - self._others:
             if thread.name.startswith("export-"):  # left to itself at the end of the time: let it hang up
                 thread.join(10)
         self._directory.cleanup()
