@@ -1,12 +1,13 @@
 """Have the probes loaded by a child process, and take the descriptors that it sends."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ def load_probes(numbers: Mapping[str, int]) -> Loaded:
         "source": str(probes / "connect.c"),
         "flags": [f"-I{probes}", *(f"-D{name}={value}" for name, value in numbers.items())],
     }
-    scratch = tempfile.mkdtemp(prefix="otel-connect-")  # 0700: bcc trusts what it finds in TMPDIR
+    try:
+        scratch = tempfile.mkdtemp(prefix="otel-connect-")  # 0700: bcc trusts what it finds in TMPDIR
+    except OSError as error:
+        raise ProbeError(
+            f"no directory for temporary files can be written ({error.strerror});"
+            " make /tmp writable (in a container with a read-only root: --tmpfs /tmp)"
+        ) from error
     try:
         answer, descriptors, output = _ask_child(order, probes, scratch)
     finally:
@@ -91,9 +98,25 @@ def _refusal(cause: str, detail: str, output: str) -> OtelConnectError:
         )
     lines = output.splitlines()
     telling = [line.strip() for line in lines if "error:" in line or "ailed" in line] or lines or [detail]
-    if "not permitted" in output + detail:
-        return NotPermittedError(
-            f"the kernel refused the probes ({telling[0]});"
-            " allow bpf and perf_event_open (capabilities, seccomp profile, lockdown)"
-        )
+    for said, kind, remedy in _CAUSES:
+        if re.search(said, output + detail):
+            return kind(f"the kernel refused the probes ({telling[0]}); {remedy}")
     return ProbeError(f"the probes could not be loaded: {detail}: {telling[0]}; please report this")
+
+
+# What bcc and the system say, who can act on it, and how. EACCES alone is no lack of a privilege: the verifier
+# says so, too.
+_CAUSES: Sequence[tuple[str, type[ProbeError], str]] = (
+    ("not permitted", NotPermittedError, "allow bpf and perf_event_open (capabilities, seccomp profile, lockdown)"),
+    (
+        r"perf_event_open\(\S+\): Permission denied",
+        NotPermittedError,
+        "kernel.perf_event_paranoid is stricter than CAP_PERFMON here: set it to 2, or grant CAP_SYS_ADMIN too",
+    ),
+    (
+        "Function not implemented",
+        ProbeError,
+        "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_PERF_EVENTS (a container's seccomp profile can say so, too)",
+    ),
+    ("Too many open files", ProbeError, "allow more open files, 1024 for example (ulimit -n, LimitNOFILE=)"),
+)

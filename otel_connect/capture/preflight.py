@@ -12,6 +12,8 @@ from otel_connect.errors import NotPermittedError, ProbeError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+USER_NAMESPACE = Path("/proc/self/uid_map")
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 1 << 21, 1 << 38, 1 << 39
 
@@ -19,8 +21,9 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 1 << 21, 1 << 38, 1 << 39
 def check() -> None:
     """Raise ProbeError or NotPermittedError for the first thing that is missing."""
     check_capabilities(_effective_capabilities())
+    check_lockdown(LOCKDOWN)
     check_tracefs(TRACEFS)
-    check_bpf()
+    check_bpf(USER_NAMESPACE)
 
 
 def check_capabilities(effective: int) -> None:
@@ -32,6 +35,19 @@ def check_capabilities(effective: int) -> None:
         raise NotPermittedError(
             f"not permitted to load probes: {' and '.join(missing)} missing; run as root (sudo), or grant"
             " CAP_BPF and CAP_PERFMON"
+        )
+
+
+def check_lockdown(state: Path) -> None:
+    """Want a kernel whose memory programs may read; where securityfs is not mounted, loading will show."""
+    try:
+        locked = "[confidentiality]" in state.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return
+    if locked:
+        raise NotPermittedError(
+            "this kernel is locked down (confidentiality): no program may read its memory;"
+            " boot with lockdown=integrity, which is enough for Secure Boot"
         )
 
 
@@ -55,8 +71,8 @@ def check_tracefs(mounts: tuple[Path, ...]) -> None:
     )
 
 
-def check_bpf() -> None:
-    """Want bpf() to answer: container profiles and lockdown refuse it in spite of capabilities."""
+def check_bpf(user_namespace: Path) -> None:
+    """Want bpf() to answer: container profiles and user namespaces refuse it in spite of capabilities."""
     try:
         permitted = bpf.may_create_map()
     except OSError as error:
@@ -66,6 +82,11 @@ def check_bpf() -> None:
                 " (in a container, a seccomp profile can say so too)"
             ) from error
         raise ProbeError(f"bpf() failed ({error.strerror}); see docs/operations.md") from error
+    if not permitted and not _maps_everyone(user_namespace):
+        raise NotPermittedError(
+            "this is a user namespace (a rootless container?), whose capabilities do not reach the host's kernel;"
+            " run as root of the host (docker: --userns=host; podman: with sudo)"
+        )
     if not permitted:
         raise NotPermittedError(
             "the kernel refused bpf() although the capabilities are there: a seccomp profile does;"
@@ -85,7 +106,16 @@ def read_btf(path: Path = BTF) -> bytes:
 
 
 def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise ProbeError(f"/proc cannot be read ({error.strerror}); mount it with: mount -t proc proc /proc") from error
+    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+
+
+def _maps_everyone(user_namespace: Path) -> bool:
+    """Tell the first user namespace, in which every user is himself, from all others."""
+    try:
+        return user_namespace.read_text(encoding="ascii", errors="replace").split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True  # a kernel without user namespaces

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import without_bpf
-from tests.support.agent import COMMAND
+from tests.support import refused_call
+from tests.support.agent import COMMAND, RunningAgent
 
 RUN = [str(COMMAND), "run", "--duration", "1"]
 
 
-def refusal(argv: Sequence[str], exit_code: int) -> str:
-    """Run something that must be refused, and return the one line that says so."""
+def refusal(argv: Sequence[str], exit_code: int, notes: int = 0) -> str:
+    """Run something that must be refused, and return the one line that says so, after so many others."""
     ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert ended.returncode == exit_code, ended.stderr
     assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
+    assert len(ended.stderr.splitlines()) == notes + 1
     return line.removeprefix("otel-connect: ")
 
 
@@ -62,9 +63,78 @@ def test_no_tracefs() -> None:
     assert "mount -t tracefs nodev /sys/kernel/tracing" in line
 
 
-def test_bpf_refused_by_seccomp() -> None:
-    line = refusal([sys.executable, without_bpf.__file__, *RUN], 77)
-    assert "seccomp" in line
+@pytest.mark.parametrize(
+    ("call", "error", "exit_code", "named"),
+    [
+        ("bpf", "EPERM", 77, ["seccomp", "--security-opt seccomp="]),
+        ("bpf", "ENOSYS", 78, ["CONFIG_BPF_SYSCALL", "seccomp"]),
+        ("bpf:5", "EPERM", 77, ["Failed to load program", "seccomp profile, lockdown"]),
+        ("bpf:17", "EPERM", 77, ["raw_tracepoint", "seccomp profile, lockdown"]),
+        ("perf_event_open", "EPERM", 77, ["perf_event_open", "seccomp profile"]),
+        ("perf_event_open", "EACCES", 77, ["kernel.perf_event_paranoid", "CAP_SYS_ADMIN"]),
+        ("perf_event_open", "ENOSYS", 78, ["CONFIG_PERF_EVENTS", "seccomp profile"]),
+    ],
+)
+def test_a_call_refused_by_seccomp(call: str, error: str, exit_code: int, named: list[str]) -> None:
+    line = refusal([sys.executable, refused_call.__file__, call, error, *RUN], exit_code)
+    assert all(word in line for word in named), line
+
+
+def test_a_user_namespace() -> None:
+    line = refusal(["unshare", "--user", "--map-root-user", *RUN], 77)
+    assert "user namespace" in line
+    assert "root of the host" in line
+
+
+def test_lockdown(tmp_path: Path) -> None:
+    (tmp_path / "lockdown").write_text("none integrity [confidentiality]\n")
+    line = refusal(with_mounts(f"--bind {tmp_path} /sys/kernel/security"), 77)
+    assert "locked down (confidentiality)" in line
+    assert "lockdown=integrity" in line
+
+
+def test_no_proc() -> None:
+    line = refusal(with_mounts("-t tmpfs none /proc"), 78, notes=1)
+    assert "mount -t proc" in line
+
+
+def test_no_place_for_temporary_files() -> None:
+    read_only = [f"-t tmpfs -o ro none {place}" for place in ("/tmp", "/var/tmp")]  # noqa: S108 - hidden, not used
+    line = refusal(["sh", "-c", f"cd / && exec {shlex.join(with_mounts(*read_only, '-o remount,ro,bind /'))}"], 78)
+    assert "make /tmp writable" in line
+
+
+def test_too_few_descriptors() -> None:
+    line = refusal(["prlimit", "--nofile=12", *RUN], 78)
+    assert "ulimit -n" in line
+
+
+def user(*capabilities: str) -> list[str]:
+    """Be an ordinary user with just these capabilities."""
+    kept = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    drop = [f"--bounding-set={kept}", f"--inh-caps={kept}", f"--ambient-caps={kept}"]
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *drop]
+
+
+def test_tracefs_of_another_user() -> None:
+    line = refusal([*user("bpf", "perfmon"), *RUN], 77)
+    assert "CAP_DAC_READ_SEARCH" in line
+
+
+ENOUGH = {
+    "root with nothing else": ["setpriv", "--bounding-set=-all,+bpf,+perfmon", "--inh-caps=-all"],
+    "an ordinary user": user("bpf", "perfmon", "dac_read_search"),
+    "no new privileges": ["setpriv", "--no-new-privs", *user("bpf", "perfmon", "dac_read_search")],
+    "no locked memory": ["prlimit", "--memlock=0"],
+}
+
+
+@pytest.mark.parametrize("prefix", list(ENOUGH.values()), ids=list(ENOUGH))
+def test_what_is_enough(prefix: list[str]) -> None:
+    with RunningAgent("--output", "json", command=[*prefix, COMMAND, "run"]) as agent:
+        client = subprocess.Popen(["curl", "--silent", "--max-time", "1", "http://127.0.0.1:1/"])
+        client.wait()
+        agent.until(lambda: len(agent.attempts(client.pid)) == 1)
 
 
 def bindings() -> Path:
