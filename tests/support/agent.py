@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.ledger import assert_balanced
 from tests.support.otlp_json import log_records
 
 COMMAND = Path(sys.executable).with_name("otel-connect")
@@ -36,9 +37,9 @@ class RunningAgent:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env=clean | {"STATE_DIRECTORY": self._state.name} | dict(environment or {}),
         )
+        self._killed = False
         self.output: list[str] = []
         self.errors: list[str] = []
         self._records: list[dict[str, Any]] = []
@@ -63,6 +64,8 @@ class RunningAgent:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._killed:
+            return
         if kind is None:
             assert self.stop() == 0, self.errors
         else:
@@ -70,10 +73,19 @@ class RunningAgent:
             self._finish()
 
     def stop(self) -> int:
-        """Ask the agent to stop (SIGTERM), and return its exit code."""
+        """Ask the agent to stop (SIGTERM), and return its exit code; asserts that its account adds up."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self._finish()
+        code = self._finish()
+        if code == 0:
+            assert_balanced(self.output, self.errors)
+        return code
+
+    def kill(self) -> None:
+        """End the agent at once (SIGKILL); leaving the context then checks nothing."""
+        self.process.kill()
+        self._finish()
+        self._killed = True
 
     def until(self, true: Callable[[], bool], timeout_s: float = 20.0) -> None:
         """Wait until something is true that new output can make true."""
@@ -98,7 +110,7 @@ class RunningAgent:
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:
-            lines.append(line.rstrip("\n"))
+            lines.append(line.decode("utf-8").removesuffix("\n"))
             self._news.put(None)
         self._news.put(None)
 
