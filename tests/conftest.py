@@ -2,18 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
+from tests.support import soak
 from tests.support.hidden import HiddenEnds
 
 HIDDEN = pytest.StashKey[HiddenEnds]()
 BEGAN = pytest.StashKey[int]()
 """How many ends had been hidden when the first test of a module began."""
 AGAIN = pytest.StashKey[list[str]]()
+RELIABILITY = Path(__file__).parents[1] / "docs" / "reliability.md"
 
 settings.register_profile("loaded", deadline=None)  # on a busy machine any example may take long
 settings.load_profile("loaded")
@@ -53,6 +56,33 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for nodeid in config.stash.get(AGAIN, []):
         terminalreporter.write_line(f"run again, an end had been hidden from every probe: {nodeid}", yellow=True)
+    tell_long_runs(terminalreporter)
+
+
+@pytest.fixture
+def long_run(record_property: Callable[[str, object], None]) -> soak.LongRun:
+    """Say what a test with a long form did: a row of the table in docs/reliability.md."""
+
+    def note(done: str, result: str) -> None:
+        record_property(soak.PROPERTY, (done, result))
+
+    return note
+
+
+def tell_long_runs(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the long runs did; the full ones also in docs/reliability.md."""
+    ended = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [
+        row
+        for report in ended
+        if (row := soak.row(report.nodeid, report.user_properties, passed=report.passed, seconds=report.duration))
+    ]
+    if rows:
+        terminalreporter.section("long runs, in full" if soak.SOAK else "long runs, in their short form")
+    for row in rows:
+        terminalreporter.write_line(f"{row.test}: {row.done}: {row.result} ({row.took})")
+    if rows and soak.SOAK:
+        RELIABILITY.write_text(soak.with_rows(RELIABILITY.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
