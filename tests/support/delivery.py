@@ -96,13 +96,14 @@ class Bench:
         config: ExportConfig,
         backoff: Backoff = QUICK,
         clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._others = set(threading.enumerate())
         self.watched: dict[Signal, Watched] = {}
         self._directory = tempfile.TemporaryDirectory()
         if "spool_directory" not in config.model_fields_set:
             config = config.model_copy(update={"spool_directory": f"{self._directory.name}/spool"})
-        self.exporter = OtlpExporter(config, backoff=backoff, clock=clock, opener=self._open)
+        self.exporter = OtlpExporter(config, backoff=backoff, clock=clock, wall_ns=wall_ns, opener=self._open)
         self.put = self.exporter.put
 
     def _open(self, endpoint: Endpoint) -> Transport:
