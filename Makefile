@@ -35,6 +35,13 @@ check: setup-tests ## format, lint and types, without tests
 test: check ## every check and every test (TESTS="tests/unit -k outcome" for some)
 	@OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(TESTS)
 
+# The tests with a long form; each can be named alone: make soak SOAK=tests/fault/test_kills.py
+SOAK ?= tests/fault/test_outage.py tests/fault/test_kills.py tests/fault/test_agent.py
+
+.PHONY: soak
+soak: setup-tests ## the long forms of the tests (about 30 minutes); writes what came of them into docs/reliability.md
+	@OTEL_CONNECT_SOAK=1 OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(SOAK)
+
 .PHONY: bench
 bench: setup-tests ## what the probes cost and how fast the pipeline is, as ratios within one run
 	@$(VENV)/python -m tests.bench
