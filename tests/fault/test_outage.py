@@ -112,7 +112,7 @@ def test_a_collector_killed_twice_costs_the_stock_pipeline_records_and_us_none(
     lost = losses(feed, pipelines, arrived)
     twice = {one.name: sum(arrived[each] > 1 for each in feed.ids(one)) for _, one in pairs}
     long_run(
-        f"{SECONDS} s at {RATE} records/s, the collector killed twice for {SECONDS * 2 // 7} s",
+        f"{SECONDS} s at {RATE} records/s, the collector killed twice for {SECONDS * 2 // 7} s each",
         f"lost: {shares(lost)}; sent twice: {sum(twice.values())}",
     )
     assert_only_stock_loses(lost, [ours for _, ours in pairs], feed.fed)
