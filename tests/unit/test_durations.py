@@ -77,9 +77,8 @@ def test_exponential_buckets_are_those_of_the_sdk(values: list[float]) -> None:
 @given(st.floats(1e-9, 1e9), st.integers(-8, 20))
 def test_a_value_lies_in_its_bucket(value: float, scale: int) -> None:
     index = bucket_index(value, scale)
-    base = 2.0 ** (2.0**-scale)
-    assert base**index <= value * (1 + 1e-9)
-    assert value <= base ** (index + 1) * (1 + 1e-9)
+    assert 2.0 ** (index * 2.0**-scale) <= value * (1 + 1e-9)
+    assert value <= 2.0 ** ((index + 1) * 2.0**-scale) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("new", [ExplicitDurations, ExponentialDurations])
