@@ -9,14 +9,13 @@ from typing import Protocol, TextIO
 from otel_connect.config import Configuration, ExportConfig
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.events import AgentEvent, encode_event, stopped
-from otel_connect.encode.json_lines import json_line
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.repeats import Repeats
 from otel_connect.encode.resource import Resource, resource_message
 from otel_connect.encode.throttles import throttle_event
 from otel_connect.export.delay import BOUNDARIES_S, Delays
 from otel_connect.export.ledger import Account as Records
-from otel_connect.export.ledger import Ledger, Reason
+from otel_connect.export.ledger import Reason
 from otel_connect.export.sender import Health
 from otel_connect.export.spool import SpoolState
 from otel_connect.figures import (
@@ -38,7 +37,6 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_ON_CLOSE_S = 5.0
 _BATCH_RECORDS = 4096
-_NOTICE_EVERY_S = 60.0
 _PER_ATTEMPT = (Signal.LOGS, Signal.TRACES)  # metrics are sums: their records are data points
 
 StateNow = Callable[[], AgentState]
@@ -132,67 +130,6 @@ class RawStream(Protocol):
 
     def write(self, data: memoryview, /) -> int | None:
         """Write some of the bytes, and say how many."""
-
-
-class JsonLines:
-    """A sink that writes each request as one line of OTLP JSON to a raw stream, such as ``sys.stdout.buffer.raw``.
-
-    A buffer would keep what could not be written, and nobody could say whether it ever was. What cannot be
-    written is lost and counted; BrokenPipeError passes through, because nobody reads any more.
-    """
-
-    def __init__(self, stream: RawStream, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream
-        self._clock = clock
-        self._ledger = Ledger()
-        self._torn = False
-        self._quiet_until = 0.0
-
-    def put(self, request: Request) -> None:
-        """Write the request now."""
-        self._ledger.accept(request.signal, request.records)
-        try:
-            # What was torn off before ends here, so that only that line is none.
-            self._write((b"\n" if self._torn else b"") + json_line(request).encode() + b"\n")
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            self._ledger.drop(request.signal, Reason.OUTPUT_IO, request.records)
-            if self._clock() >= self._quiet_until:
-                self._quiet_until = self._clock() + _NOTICE_EVERY_S
-                _log.warning("standard output cannot be written (%s); records are lost", error.strerror)
-        else:
-            self._ledger.export(request.signal, request.records)
-
-    def accounts(self) -> Mapping[Signal, Records]:
-        """Count what was written as exported."""
-        return self._ledger.snapshot()
-
-    def health(self) -> Mapping[Signal, Health]:
-        """Nothing is delivered from here."""
-        return {}
-
-    def spool_state(self) -> SpoolState | None:
-        """Nothing waits here."""
-        return None
-
-    def delays(self) -> Mapping[Signal, Delays]:
-        """Nothing waits here."""
-        return {}
-
-    def reconfigure(self, config: ExportConfig) -> None:
-        """Nothing of it can be configured."""
-
-    def close(self, timeout_s: float) -> None:
-        """Nothing waits here."""
-
-    def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
-        while rest:
-            written = self._stream.write(rest)
-            self._torn = True
-            rest = rest[written or 0 :]
-        self._torn = False
 
 
 class Telemetry:

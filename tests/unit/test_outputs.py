@@ -20,8 +20,9 @@ from otel_connect.export.ledger import Account, Ledger, Reason
 from otel_connect.export.sender import Health
 from otel_connect.export.spool import SpoolState
 from otel_connect.figures import NO_FIGURES, AgentState
+from otel_connect.json_output import JsonLines
 from otel_connect.model import Balance, Detail, Outcome, Request, Signal, Tallied, ThrottleEvent, Withheld
-from otel_connect.outputs import JsonLines, Telemetry
+from otel_connect.outputs import Telemetry
 from tests.support.events import make_attempt
 
 CONFIGURATION = Configuration(
