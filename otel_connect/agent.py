@@ -162,6 +162,7 @@ class Agent:
     def rename(self, processes: Processes) -> None:
         """Name processes in another way from now on."""
         self._unnamed += self._processes.misses
+        processes.inherit(self._processes)
         self._processes = processes
 
     def state(self) -> AgentState:
@@ -247,6 +248,7 @@ class Agent:
     def _drain(self) -> bool:
         drained = self._source.drain()
         self._read += len(drained.events)
+        self._processes.learn(drained.executables)
         if drained.undecodable:
             self._undecodable += drained.undecodable
             _log.warning("%d records of the kernel could not be decoded", drained.undecodable)

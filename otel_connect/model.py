@@ -94,6 +94,8 @@ class ConnectEvent(NamedTuple):
     gid: int
     process_start_boot_ns: int
     process_start_unix_ns: int
+    exec_id: int
+    """Which of the files that the process has run, one after another: see ``Executable``."""
     cgroup_id: int
     netns: int
     comm: str
@@ -122,6 +124,18 @@ class ConnectEvent(NamedTuple):
         if self.peer_address is None:
             return self.requested_address, self.requested_port
         return self.peer_address, self.peer_port
+
+
+class Executable(NamedTuple):
+    """What a process runs, as the kernel has it; read when the first of its attempts begins."""
+
+    pid: int
+    process_start_boot_ns: int
+    exec_id: int
+    """Together with the former: an exec leaves pid and start time as they are."""
+    name: str
+    path: str | None
+    """From the root directory that the process has; ``None`` when it is longer than is read."""
 
 
 class Tally(NamedTuple):

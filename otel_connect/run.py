@@ -47,7 +47,7 @@ def run_agent(
     """
     host_processes = sees_host_processes()
     if not host_processes:
-        _log.warning("this PID namespace is not the host's: programs are named as the kernel does (use --pid=host)")
+        _log.warning("this PID namespace is not the host's: the agent's own attempts are not left out (use --pid=host)")
     # What is here now stays; attempts are short-lived tuples without cycles, of which thousands are normal.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

@@ -70,7 +70,10 @@ struct call {
 	u8 requested_address[16];
 };
 
-/* Records for the agent. Written when an attempt ends; read on a timer through a mapping. */
+/*
+ * Records for the agent: attempts, written when they end, and executables, told apart by their size. Read on a
+ * timer through a mapping.
+ */
 BPF_RINGBUF_OUTPUT(events, OTC_RING_PAGES);
 
 /*
@@ -97,7 +100,13 @@ struct process_key {
 };
 BPF_TABLE("lru_hash", struct process_key, u64, process_buckets, 16384);
 
-/* cgroup id -> the same for a cgroup. A forgotten one begins full. */
+/*
+ * Process -> which of its executables the agent has been told of. Inserted when an attempt begins, never
+ * deleted: an LRU, because of one that is forgotten the agent is told again.
+ */
+BPF_TABLE("lru_hash", struct process_key, u32, executables_told, 16384);
+
+/* cgroup id -> the same as of a process for a cgroup. A forgotten one begins full. */
 BPF_TABLE("lru_hash", u64, u64, cgroup_buckets, 1024);
 
 /*
@@ -353,7 +362,7 @@ static __always_inline void emit(struct otc_counters *count, struct otc_event *e
 /* Who: always called in the context of the task that attempts. */
 static __always_inline void fill_process(struct otc_event *event)
 {
-	u64 task = bpf_get_current_task(), leader = 0, parent = 0;
+	u64 task = bpf_get_current_task(), leader = 0, parent = 0, execs = 0;
 	u64 id = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
 
 	event->pid = id >> 32;
@@ -364,8 +373,115 @@ static __always_inline void fill_process(struct otc_event *event)
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	READ(leader, task, OFF_task_struct__group_leader);
 	READ(event->process_start_ns, leader, OFF_task_struct__start_boottime);
+	READ(execs, leader, OFF_task_struct__self_exec_id);
+	event->exec_id = execs;
 	READ(parent, task, OFF_task_struct__real_parent);
 	READ(event->parent_pid, parent, OFF_task_struct__tgid);
+}
+
+/* A place in the file system, as the kernel has it: struct path. */
+struct place {
+	u64 mount; /* struct vfsmount */
+	u64 dentry;
+};
+
+/* Steps up the tree, through directories and mounts; a path that needs more is cut. */
+#define OTC_PATH_STEPS 48
+#define OTC_NAME_BYTES 256 /* NAME_MAX and the zero */
+
+/* Go from a mounted tree to the directory it is mounted on; false at the top of all. */
+static __always_inline bool leave_mount(struct place *at)
+{
+	u64 mount = at->mount - OFF_mount__mnt, above = 0;
+
+	READ(above, mount, OFF_mount__mnt_parent);
+	if (above == mount)
+		return false;
+	READ(at->dentry, mount, OFF_mount__mnt_mountpoint);
+	at->mount = above + OFF_mount__mnt;
+	return true;
+}
+
+/* Write down the names from a file up to the root directory that its process has. */
+static __always_inline void fill_names(struct otc_executable *executable, struct place at, struct place root)
+{
+	u64 top = 0, parent = 0, name = 0;
+	u32 length = 0;
+	long read;
+	int step;
+
+	for (step = 0; step < OTC_PATH_STEPS; step++) {
+		if (at.dentry == root.dentry && at.mount == root.mount) {
+			executable->whole = 1;
+			break;
+		}
+		READ(top, at.mount, OFF_vfsmount__mnt_root);
+		if (at.dentry == top) {
+			if (leave_mount(&at))
+				continue;
+			executable->whole = 1;
+			break;
+		}
+		READ(parent, at.dentry, OFF_dentry__d_parent);
+		READ(name, at.dentry, OFF_dentry__d_name);
+		/* for the verifier of older kernels, which forgets what the comparison below says */
+		asm volatile("" : "+r"(length));
+		length &= 511;
+		read = bpf_probe_read_kernel_str(executable->names + length, OTC_NAME_BYTES, (void *)name);
+		if (read <= 0)
+			break;
+		length += read;
+		if (parent == at.dentry) { /* in no directory, as a memfd is */
+			executable->whole = 1;
+			break;
+		}
+		if (length >= 512)
+			break;
+		at.dentry = parent;
+	}
+	executable->length = length;
+}
+
+/* What the process runs: the path from its root directory, as it would see it. */
+static __always_inline void fill_executable(struct otc_executable *executable, u64 task, u64 file)
+{
+	struct place at = {}, root = {};
+	u64 fs = 0;
+
+	READ(at.mount, file, OFF_file__f_path_mnt);
+	READ(at.dentry, file, OFF_file__f_path_dentry);
+	READ(fs, task, OFF_task_struct__fs);
+	READ(root.mount, fs, OFF_fs_struct__root_mnt);
+	READ(root.dentry, fs, OFF_fs_struct__root_dentry);
+	fill_names(executable, at, root);
+}
+
+/* Tell the agent what the process runs, unless it knows; later, when the attempt ends, the process may be gone.
+ */
+static __always_inline void tell_executable(struct otc_event *event)
+{
+	struct process_key key = {.start_ns = event->process_start_ns, .pid = event->pid};
+	u64 task = bpf_get_current_task(), mm = 0, file = 0;
+	u32 *told = executables_told.lookup(&key);
+	struct otc_executable *executable;
+
+	if (told && *told == event->exec_id)
+		return;
+	READ(mm, task, OFF_task_struct__mm);
+	if (!mm) /* a thread of the kernel */
+		return;
+	READ(file, mm, OFF_mm_struct__exe_file);
+	executable = events.ringbuf_reserve(sizeof(*executable));
+	if (!executable) /* again with the next attempt */
+		return;
+	executable->process_start_ns = key.start_ns;
+	executable->pid = key.pid;
+	executable->exec_id = event->exec_id;
+	executable->length = 0;
+	executable->whole = 0;
+	fill_executable(executable, task, file);
+	events.ringbuf_submit(executable, OTC_NO_WAKEUP);
+	executables_told.update(&key, &event->exec_id);
 }
 
 /* Where from and to: valid from SYN_SENT on, but for the local port, which is chosen a little later. */
@@ -463,6 +579,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	event.start_ns = bpf_ktime_get_ns();
 	event.hooks = OTC_HOOK_SYN_SENT;
 	fill_process(&event);
+	tell_executable(&event);
 	fill_addresses(&event, sk);
 	fill_blocking(&event, sk);
 	call = calls.lookup(&thread);
@@ -661,6 +778,7 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 	if (!(call->flags & OTC_FLAG_REQUESTED))
 		read_requested(call); /* the kernel has paged it in by now */
 	fill_process(&event);
+	tell_executable(&event);
 	fill_blocking(&event, call->sk);
 	fill_call(&event, call);
 	event.hooks |= OTC_HOOK_EXIT;

@@ -61,7 +61,7 @@ struct otc_event {
 	__u8 socket_state; /* enum socket_state at the end; 0: no socket */
 	__u8 shutdown;     /* sk_shutdown at the end */
 	__u8 syn_retransmits;
-	__u8 padding[4];
+	__u32 exec_id;          /* of the process: which of the files it has run, one after another */
 	__u8 local_address[16]; /* AF_INET uses the first four bytes */
 	__u8 peer_address[16];
 	__u8 requested_address[16];
@@ -121,6 +121,24 @@ struct otc_tally {
 };
 
 _Static_assert(sizeof(struct otc_tally) == 32, "otc_tally: the decoder reads 32 bytes");
+
+#define OTC_PATH_BYTES 768
+
+/*
+ * What a process runs, sent ahead of its first attempt. The names of the path stand one after another, each
+ * with a zero at its end, that of the file first: "curl\0bin\0usr\0".
+ */
+struct otc_executable {
+	__u64 process_start_ns; /* CLOCK_BOOTTIME: with pid and exec_id, which process and which of its files */
+	__u32 pid;
+	__u32 exec_id;
+	__u16 length; /* of the names, in bytes */
+	__u8 whole;   /* 0: there are more names than fit */
+	__u8 padding[13];
+	char names[OTC_PATH_BYTES];
+};
+
+_Static_assert(sizeof(struct otc_executable) == 800, "otc_executable: the decoder reads 800 bytes");
 
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,

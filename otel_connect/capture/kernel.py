@@ -6,7 +6,7 @@ Nothing here needs a privilege once the probes are attached; they live as long a
 import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -14,13 +14,22 @@ from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import END_PROGRAMS
 from otel_connect.capture.clock import clock_offsets
-from otel_connect.capture.layout import COUNTERS, EVENT, ClockOffsets, decode_counters, decode_event, ring_records
+from otel_connect.capture.layout import (
+    COUNTERS,
+    EVENT,
+    EXECUTABLE,
+    ClockOffsets,
+    decode_counters,
+    decode_event,
+    decode_executable,
+    ring_records,
+)
 from otel_connect.capture.limits import bucket_numbers
 from otel_connect.capture.loader import load_probes
 from otel_connect.capture.offsets import find_offsets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
-from otel_connect.model import ConnectEvent, Ending, EventFlag, KernelCounters, Tally
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, KernelCounters, Tally
 
 _PAGE = mmap.PAGESIZE
 _DESCRIPTOR = struct.Struct("=i")
@@ -33,8 +42,11 @@ class Drained(NamedTuple):
 
     events: list[ConnectEvent]
     undecodable: int
+    """Attempts that could not be decoded."""
     more: bool
     """The ring may hold more."""
+    executables: Sequence[Executable] = ()
+    """What the processes of these attempts, and of later ones, run."""
 
 
 class Fill(NamedTuple):
@@ -98,14 +110,19 @@ class KernelCapture:
     def drain(self) -> Drained:
         """Take finished attempts from the ring, a bounded number of them."""
         events = []
+        executables = []
         undecodable = 0
         records = self._ring.take(_DRAIN_RECORDS)
         for record in records:
+            if len(record) == EXECUTABLE.size:
+                if (executable := decode_executable(record)) is not None:
+                    executables.append(executable)
+                continue
             try:
                 events.append(decode_event(record, self._clock))
             except (struct.error, LookupError):
                 undecodable += 1
-        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS)
+        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, executables)
 
     def refresh_clock(self) -> None:
         """Sample the clocks again: wall time may have been set.

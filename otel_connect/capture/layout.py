@@ -9,7 +9,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, ntohs
 from typing import NamedTuple
 
-from otel_connect.model import ConnectEvent, Ending, EventFlag, Hook, KernelCounters
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, Hook, KernelCounters
 
 # (name in the header, struct format); "x" bytes are padding.
 EVENT_FIELDS = (
@@ -40,15 +40,25 @@ EVENT_FIELDS = (
     ("socket_state", "B"),
     ("shutdown", "B"),
     ("syn_retransmits", "B"),
-    ("padding", "4x"),
+    ("exec_id", "I"),
     ("local_address", "16s"),
     ("peer_address", "16s"),
     ("requested_address", "16s"),
     ("comm", "16s"),
 )
+EXECUTABLE_FIELDS = (
+    ("process_start_ns", "Q"),
+    ("pid", "I"),
+    ("exec_id", "I"),
+    ("length", "H"),
+    ("whole", "B"),
+    ("padding", "13x"),
+    ("names", "768s"),
+)
 COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "56x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
+EXECUTABLE = struct.Struct("=" + "".join(code for _, code in EXECUTABLE_FIELDS))
 COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
 
 _SYN_SENT, _REQUESTED = int(Hook.SYN_SENT), int(EventFlag.REQUESTED)
@@ -96,6 +106,7 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         socket_state,
         shutdown,
         syn_retransmits,
+        exec_id,
         local_bytes,
         peer_bytes,
         requested_bytes,
@@ -121,6 +132,7 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         gid,
         process_start,
         process_start + clock.boot_ns,
+        exec_id,
         cgroup_id,
         netns,
         name_text(comm),
@@ -139,6 +151,19 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         syn_retransmits,
         srtt_us,
     )
+
+
+def decode_executable(record: bytes | memoryview) -> Executable | None:
+    """Decode one ``struct otc_executable``; ``None`` when the kernel could not say what the process runs.
+
+    Raises struct.error when the record has not the size of the structure.
+    """
+    process_start, pid, exec_id, length, whole, raw = EXECUTABLE.unpack(record)
+    names = [name.decode("utf-8", "backslashreplace") for name in raw[:length].split(b"\0")[:-1]]
+    if not names:
+        return None
+    path = "/" + "/".join(reversed(names)) if whole else None
+    return Executable(pid, process_start, exec_id, names[0], path)
 
 
 def decode_counters(table: bytes | memoryview) -> KernelCounters:

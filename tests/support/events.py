@@ -25,6 +25,7 @@ EVENT = ConnectEvent(
     gid=1001,
     process_start_boot_ns=5_000_000_000,
     process_start_unix_ns=1_699_999_999_000_001_000,
+    exec_id=3,
     cgroup_id=77,
     netns=4_026_531_840,
     comm="curl",

@@ -12,12 +12,14 @@ from otel_connect.capture.layout import (
     COUNTERS,
     EVENT,
     EVENT_FIELDS,
+    EXECUTABLE,
     ClockOffsets,
     decode_counters,
     decode_event,
+    decode_executable,
     ring_records,
 )
-from otel_connect.model import Ending, EventFlag, Hook, KernelCounters
+from otel_connect.model import Ending, EventFlag, Executable, Hook, KernelCounters
 
 CLOCK = ClockOffsets(monotonic_ns=1_000_000, boot_ns=2_000_000)
 NAMES = [name for name, code in EVENT_FIELDS if not code.endswith("x")]
@@ -134,3 +136,22 @@ def test_a_reading_is_bounded_and_the_next_goes_on_where_it_stopped() -> None:
     first = ring_records(data, 255, 0, end, 2)
     assert first.records == [b"one", b"two"]
     assert ring_records(data, 255, first.position, end, 2) == ([b"three"], end)
+
+
+@pytest.mark.parametrize(
+    ("names", "whole", "path"),
+    [
+        (b"curl\0bin\0usr\0", 1, "/usr/bin/curl"),
+        (b"memfd:x\0", 1, "/memfd:x"),
+        (b"curl\0very\0long\0", 0, None),
+        (b"curl\xff\0bin\0", 1, "/bin/curl\\xff"),
+    ],
+)
+def test_the_names_of_an_executable_make_its_path(names: bytes, whole: int, path: str | None) -> None:
+    told = decode_executable(EXECUTABLE.pack(40, 7, 2, len(names), whole, names + b"left from before\0"))
+    name = names.split(b"\0")[0].decode("utf-8", "backslashreplace")
+    assert told == Executable(7, 40, 2, name, path)
+
+
+def test_a_process_of_which_the_kernel_cannot_tell() -> None:
+    assert decode_executable(EXECUTABLE.pack(40, 7, 2, 0, 1, b"")) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, sees_host_processes, user_name
-from otel_connect.model import Process
+from otel_connect.model import Executable, Process
 from tests.support.events import make_event
 
 
@@ -47,6 +47,45 @@ def test_a_process_that_has_gone_is_called_by_its_comm() -> None:
     named = processes(Lookup({}))
     assert named.name(make_event(pid=7, uid=5, comm="curl")) == Process("curl", None, None)
     assert named.misses == 1
+
+
+def told(path: str | None = "/usr/bin/curl", **changes: int) -> Executable:
+    of = make_event(**changes)
+    return Executable(of.pid, of.process_start_boot_ns, of.exec_id, "curl", path)
+
+
+def test_what_the_kernel_told_is_not_looked_up() -> None:
+    lookup = Lookup({7: "/bin/other"})
+    named = processes(lookup)
+    named.learn([told(pid=7)])
+    assert named.name(make_event(pid=7, uid=0)) == Process("curl", "/usr/bin/curl", "root")
+    assert (lookup.asked, named.misses) == ([], 0)
+
+
+def test_each_exec_has_its_own_executable() -> None:
+    named = processes(Lookup({}))
+    named.learn([told(pid=7, exec_id=1), told("/bin/second", pid=7, exec_id=2)])
+    paths = [named.name(make_event(pid=7, exec_id=number)).executable_path for number in (2, 1, 3)]
+    assert paths == ["/bin/second", "/usr/bin/curl", None]
+
+
+def test_attempts_that_were_only_counted_have_the_latest() -> None:
+    named = processes(Lookup({}))
+    named.learn([told(pid=7, exec_id=1), told("/bin/second", pid=7, exec_id=2)])
+    assert named.name(make_event(pid=7, exec_id=0)).executable_path == "/bin/second"
+
+
+def test_a_path_that_is_too_long_leaves_the_name_the_kernel_told() -> None:
+    named = processes(Lookup({7: "/bin/other"}))
+    named.learn([told(None, pid=7)])
+    assert named.name(make_event(pid=7, uid=0)) == Process("curl", None, "root")
+
+
+def test_what_was_told_outlives_a_reload() -> None:
+    before, after = processes(Lookup({})), processes(Lookup({}))
+    before.learn([told(pid=7)])
+    after.inherit(before)
+    assert after.name(make_event(pid=7)).executable_path == "/usr/bin/curl"
 
 
 def test_memory_is_bounded() -> None:

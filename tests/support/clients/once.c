@@ -1,0 +1,48 @@
+/* Connects to 127.0.0.1:PORT once, and ends: "once PORT [thread|fork|exec PROGRAM]". */
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int port;
+
+static void *attempt(void *unused)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int client = socket(AF_INET, SOCK_STREAM, 0);
+
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	connect(client, (struct sockaddr *)&to, sizeof(to));
+	close(client);
+	return unused;
+}
+
+int main(int argc, char **argv)
+{
+	const char *how = argc > 2 ? argv[2] : "";
+	pthread_t thread;
+
+	port = atoi(argv[1]);
+	if (!strcmp(how, "thread")) {
+		pthread_create(&thread, NULL, attempt, NULL);
+		pthread_join(thread, NULL);
+	} else if (!strcmp(how, "fork")) {
+		if (!fork())
+			attempt(NULL);
+		else
+			wait(NULL);
+	} else if (!strcmp(how, "rename")) {
+		prctl(PR_SET_NAME, "\033[31m]evil");
+		attempt(NULL);
+	} else if (!strcmp(how, "exec")) {
+		attempt(NULL);
+		execl(argv[3], argv[3], argv[1], NULL);
+	} else {
+		attempt(NULL);
+	}
+	return 0;
+}
