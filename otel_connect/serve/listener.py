@@ -60,9 +60,6 @@ class Listener:
         return listening
 
 
-_remedy = 'name another address, or none ("") to do without'
-
-
 def _tcp(address: Listen) -> socket.socket:
     family, kind, protocol, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
