@@ -4,7 +4,7 @@ import logging
 from typing import Protocol
 
 from otel_connect.agent import Agent
-from otel_connect.config import Configuration, EnrichConfig, Listen
+from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
 from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
@@ -16,9 +16,9 @@ from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
 
-# What is made once: kernel memory that has to be there before the first attempt, and the directory that is locked.
+# What is made once: the probes with their memory and their limits, and the directory that is locked.
 _MADE_AT_START = (
-    *(("capture", key) for key in ("ring_bytes", "max_in_progress", "stale_after_s")),
+    *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
     ("export", "spool_directory"),
 )
 
