@@ -44,7 +44,10 @@ class Ending(IntEnum):
     CLOSED = 2
     """The state hook saw SYN_SENT or SYN_RECV → CLOSE."""
     RETURNED = 3
-    """connect() returned an error for an attempt that sent no SYN, or that closed inside the call."""
+    """connect() returned a final error that ends an attempt: without SYN, closed inside the call, or its end missed.
+
+    Of these only the second has ``Hook.END``, and only the last two have ``Hook.SYN_SENT``.
+    """
     REPLACED = 4
     """A new attempt began on the same socket while this one had no end: the end was missed."""
     EXPIRED = 5

@@ -4,7 +4,7 @@
  *
  *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
- *   tracepoint sys_exit_connect          the errno of attempts that never reach SYN_SENT
+ *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed
  *
  * The kernel skips a program that would interrupt another on the same CPU: any other for perf tracepoints
  * (bpf_prog_active in trace_call_bpf), only itself for raw ones (prog->active in __bpf_trace_run). So the
@@ -43,6 +43,7 @@
 #define OTC_MAPPED      (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0xffff0000 : 0xffff) /* ::ffff:0:0/96 */
 #define IPPROTO_MPTCP   262
 
+#define EINTR          4
 #define EISCONN        106
 #define EALREADY       114
 #define EINPROGRESS    115
@@ -243,8 +244,9 @@ static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc
 		key->shutdown = event->shutdown;
 	} else if (event->ending == OTC_RETURNED) {
 		key->returned = event->returned;
+		key->hooks |= event->hooks & OTC_HOOK_END;
 	}
-	if (key->hooks) {
+	if (key->hooks & OTC_HOOK_SYN_SENT) {
 		key->address_family = event->family;
 		key->port = event->peer_port;
 		__builtin_memcpy(key->address, event->peer_address, 16);
@@ -789,6 +791,22 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 	emit(count, &event);
 }
 
+/* An error that user space gets, and that does not say that the attempt goes on. */
+static __always_inline bool is_final(int error)
+{
+	return error > 0 && !(error >= ERESTART_FIRST && error <= ERESTART_LAST) && error != EINTR &&
+	       error != EINPROGRESS && error != EALREADY && error != EISCONN;
+}
+
+/*
+ * Whether connect() returns from the attempt that began in this very call on its own socket: then a final error
+ * says that it is over, whether or not its end was seen. An MPTCP socket returns for all its subflows together.
+ */
+static __always_inline bool is_its_own(struct call *call, struct otc_event *event)
+{
+	return call->attempt == call->sk && event->start_ns >= call->enter_ns;
+}
+
 /* connect() returned for an attempt that the state hook saw begin. */
 static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned)
 {
@@ -805,8 +823,10 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		return;
 	event->hooks |= OTC_HOOK_EXIT;
 	event->returned = returned;
-	if (event->flags & OTC_FLAG_CLOSED_IN_CALL) {
+	if (event->flags & OTC_FLAG_CLOSED_IN_CALL || (is_final(-returned) && is_its_own(call, event))) {
 		event->ending = OTC_RETURNED;
+		if (!event->end_ns)
+			event->end_ns = bpf_ktime_get_ns();
 		emit(count, event);
 		in_progress.delete(&sk);
 		return;
@@ -820,7 +840,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	int returned = args->ret, error = -returned;
+	int returned = args->ret;
 	struct otc_counters *count;
 	struct call *call;
 
@@ -832,8 +852,7 @@ TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 		return 0;
 	if (call->attempt)
 		returned_from(count, call, returned);
-	else if (error > 0 && !(error >= ERESTART_FIRST && error <= ERESTART_LAST) && error != EINPROGRESS &&
-		 error != EALREADY && error != EISCONN)
+	else if (is_final(-returned))
 		local_failure(count, call, returned);
 	calls.delete(&thread);
 	return 0;

@@ -16,7 +16,7 @@ enum otc_ending {
 	OTC_PENDING = 0,     /* none yet: only found by reading the table of attempts */
 	OTC_ESTABLISHED = 1, /* SYN_SENT or SYN_RECV -> ESTABLISHED */
 	OTC_CLOSED = 2,      /* SYN_SENT or SYN_RECV -> any other state */
-	OTC_RETURNED = 3,    /* connect() returned for an attempt without SYN, or closed in the call */
+	OTC_RETURNED = 3,    /* connect() returned a final error before any other end was seen */
 	OTC_REPLACED = 4,    /* a new attempt began on a socket whose last one had no end */
 };
 
@@ -99,7 +99,7 @@ struct otc_tally_key {
 	__u16 address_family;
 	__u16 port;
 	__u8 ending;
-	__u8 hooks; /* OTC_HOOK_SYN_SENT or none */
+	__u8 hooks; /* of OTC_HOOK_SYN_SENT and, for OTC_RETURNED, OTC_HOOK_END */
 	__u8 flags; /* OTC_FLAG_REQUESTED or none */
 	__u8 socket_state;
 	__u8 shutdown;

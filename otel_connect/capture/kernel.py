@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import END_PROGRAMS
+from otel_connect.capture.child import END_PROGRAMS, Loaded
 from otel_connect.capture.clock import clock_offsets
 from otel_connect.capture.layout import (
     COUNTERS,
@@ -61,7 +61,11 @@ class KernelCapture:
     """The probes at work. Use as a context manager; leaving it detaches them."""
 
     def __init__(
-        self, config: CaptureConfig, own_pid: int, sample_clocks: Callable[[], ClockOffsets] = clock_offsets
+        self,
+        config: CaptureConfig,
+        own_pid: int,
+        sample_clocks: Callable[[], ClockOffsets] = clock_offsets,
+        load: Callable[[Mapping[str, int]], Loaded] = load_probes,
     ) -> None:
         """Load and attach the probes; raises ProbeError with cause and remedy.
 
@@ -79,7 +83,7 @@ class KernelCapture:
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             **bucket_numbers(config),
         }
-        loaded = load_probes(numbers)
+        loaded = load(numbers)
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
         self._attached = list(loaded.hooks.values())
         self._programs = dict(loaded.programs)

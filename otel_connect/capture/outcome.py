@@ -2,8 +2,8 @@
 
 connect()'s return value is not the outcome: 0 can mean that nothing was sent yet, and an errno can report
 an earlier attempt. What ends an attempt is the socket's state change, with the errno that the socket holds
-then; the return value speaks only for attempts that never sent a SYN. Every outcome but ``unknown`` rests
-on something that was seen.
+then; the return value speaks only for attempts that never sent a SYN, and for those whose state change was
+missed although connect() waited for it. Every outcome but ``unknown`` rests on something that was seen.
 """
 
 import errno
@@ -25,8 +25,16 @@ _BY_SOCKET_ERROR = {
     # SOCK_DESTROY ("ss -K") gave it up on the application's behalf.
     errno.ECONNABORTED: Outcome.ABANDONED,
 }
+# Returned for an attempt whose end was missed, these do not say which end it was.
+_AMBIGUOUS = {
+    errno.ECONNABORTED,  # the socket's own error had been taken by someone else (SO_ERROR)
+    errno.ECONNRESET,  # a reset; or another thread's shutdown(), or a reset after the connection came about
+    errno.EPIPE,  # another thread's shutdown() or connect(AF_UNSPEC); or a reset after the peer had closed
+}
 _ESTABLISHED = Verdict(Outcome.ESTABLISHED, None)
 _DENIALS = {errno.EPERM, errno.EACCES}
+
+_SYN_SENT, _END = int(Hook.SYN_SENT), int(Hook.END)
 
 _SHUTDOWN_MASK = 3  # RCV_SHUTDOWN | SEND_SHUTDOWN: close() sets both before it changes the state
 _SS_UNCONNECTED = 1  # still inside connect(), which marks the socket only when it succeeds
@@ -68,8 +76,13 @@ def _returned(event: ConnectEvent) -> Verdict:
     number = -event.returned
     if number <= 0:
         return Verdict(Outcome.UNKNOWN, None)
+    if event.hooks & _SYN_SENT and not event.hooks & _END:
+        # What the host itself refuses is refused in the caller's context, where no end is missed: it has END.
+        if number in _AMBIGUOUS:
+            return Verdict(Outcome.UNKNOWN, None)
+        return Verdict(_BY_SOCKET_ERROR.get(number, Outcome.LOCAL_ERROR), number)
     if number in _DENIALS:
         return Verdict(Outcome.DENIED, number)
-    if number == errno.ECONNREFUSED and event.hooks & Hook.SYN_SENT:
+    if number == errno.ECONNREFUSED and event.hooks & _SYN_SENT:
         return Verdict(Outcome.REFUSED, number)  # the one answer to its SYN that connect() itself honours
     return Verdict(Outcome.LOCAL_ERROR, number)

@@ -48,6 +48,8 @@ def returned(number: int, **more: Any) -> dict[str, Any]:
 
 NONBLOCKING = {"hooks": E | S | D | X, "returned": -errno.EINPROGRESS}
 CLOSED_IN_CALL = {"hooks": E | S | D | X, "flags": int(EventFlag.CLOSED_IN_CALL), "socket_state": UNCONNECTED}
+END_MISSED = {"hooks": E | S | X}
+WITHOUT_PROGRAMS = "a state hook without its programs for ends (tests/kernel/test_missed_ends.py)"
 
 CASES = (
     OutcomeCase("blocking, accepted", established(), Outcome.ESTABLISHED),
@@ -122,5 +124,25 @@ CASES = (
     OutcomeCase("expired: the end was missed", {"ending": Ending.EXPIRED}, Outcome.UNKNOWN, shown_by="a second tracer"),
     OutcomeCase("closed without any sign of by whom", closed(socket_state=0), Outcome.UNKNOWN,
                 shown_by="a kernel socket"),
+    OutcomeCase("end missed, connect() returns: timed out", returned(errno.ETIMEDOUT, **END_MISSED),
+                Outcome.TIMED_OUT, errno.ETIMEDOUT, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, connect() returns: refused", returned(errno.ECONNREFUSED, **END_MISSED),
+                Outcome.REFUSED, errno.ECONNREFUSED, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, connect() returns: host unreachable", returned(errno.EHOSTUNREACH, **END_MISSED),
+                Outcome.UNREACHABLE, errno.EHOSTUNREACH, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, connect() returns: net unreachable", returned(errno.ENETUNREACH, **END_MISSED),
+                Outcome.UNREACHABLE, errno.ENETUNREACH, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, connect() returns: ICMPv6 administratively prohibited",
+                returned(errno.EACCES, **END_MISSED), Outcome.UNREACHABLE, errno.EACCES, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, connect() returns: ICMP parameter problem", returned(errno.EPROTO, **END_MISSED),
+                Outcome.LOCAL_ERROR, errno.EPROTO, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, RST in SYN_RECV (simultaneous open)", returned(errno.ECONNRESET, **END_MISSED),
+                Outcome.UNKNOWN, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, shutdown() by another thread while blocked", returned(errno.ECONNRESET, **END_MISSED),
+                Outcome.UNKNOWN, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, shutdown() by another thread while blocked, Linux 6.7",
+                returned(errno.EPIPE, **END_MISSED), Outcome.UNKNOWN, shown_by=WITHOUT_PROGRAMS),
+    OutcomeCase("end missed, its error taken by another thread", returned(errno.ECONNABORTED, **END_MISSED),
+                Outcome.UNKNOWN, shown_by="a race of two threads"),
     OutcomeCase("returned without an error", returned(0), Outcome.UNKNOWN, shown_by="none: it would be a fault"),
 )  # fmt: skip

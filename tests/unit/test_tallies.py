@@ -52,6 +52,12 @@ def test_without_a_syn_the_address_is_the_one_that_was_asked_for() -> None:
     assert tally.duration_ns is None
 
 
+@pytest.mark.parametrize(("seen", "outcome"), [(0, Outcome.UNREACHABLE), (Hook.END, Outcome.LOCAL_ERROR)])
+def test_what_connect_returned_counts_with_and_without_an_end(seen: int, outcome: Outcome) -> None:
+    tally = decode(returned=-113, ending=Ending.RETURNED, hooks=Hook.SYN_SENT | seen)
+    assert decide(tally.event) == Verdict(outcome, 113)
+
+
 @pytest.mark.parametrize(
     ("socket_family", "address_family", "shown"),
     [(AF_INET6, AF_INET6, AF_INET6), (AF_INET6, AF_INET, AF_INET), (AF_INET6, 99, AF_INET6), (AF_INET, 0, AF_INET)],
