@@ -574,6 +574,12 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	struct otc_event *unfinished;
 	struct call *call;
 
+	unfinished = in_progress.lookup(&sk);
+	if (unfinished) {
+		unfinished->ending = OTC_REPLACED;
+		emit(count, unfinished);
+		in_progress.delete(&sk);
+	}
 	if (thread >> 32 == OTC_OWN_PID) {
 		COUNT(count->own);
 		return;
@@ -588,11 +594,6 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	if (call) {
 		call->attempt = sk;
 		fill_call(&event, call);
-	}
-	unfinished = in_progress.lookup(&sk);
-	if (unfinished) {
-		unfinished->ending = OTC_REPLACED;
-		emit(count, unfinished);
 	}
 	number(&event, count);
 	if (in_progress.update(&sk, &event))

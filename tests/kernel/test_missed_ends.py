@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -33,6 +35,17 @@ NOBODY = 0  # no process has this pid: nothing is left out
 FINAL = Hook.ENTER | Hook.SYN_SENT | Hook.EXIT
 TCP_USER_TIMEOUT = 18
 SYN_SENT = 2
+
+# Connects a hundred times for each line, and keeps the sockets for the next one: they take the memory of others.
+CONNECT_WHEN_TOLD = """
+import os, socket, sys
+for _ in sys.stdin:
+    kept = []
+    for _ in range(100):
+        kept.append(socket.socket())
+        kept[-1].connect_ex(("127.0.0.1", int(sys.argv[1])))
+    print(flush=True)
+"""
 
 
 def load_without_ends(numbers: Mapping[str, int]) -> Loaded:
@@ -143,3 +156,36 @@ def test_without_a_record_they_are_tallied_by_what_connect_returned() -> None:
     assert (tally.event.hooks, decide(tally.event)) == (Hook.SYN_SENT, Verdict(Outcome.REFUSED, errno.ECONNREFUSED))
     assert tally.event.target == ("127.0.0.1", port)
     assert tally.duration_ns
+
+
+def test_the_agents_own_sockets_do_not_end_an_attempt_whose_memory_they_have() -> None:
+    argv = [sys.executable, "-I", "-S", "-c", CONNECT_WHEN_TOLD]
+    with (
+        Bench() as bench,
+        closed_port() as port,
+        subprocess.Popen([*argv, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as own,
+        capturing(own.pid) as capture,
+    ):
+        assert own.stdin
+        assert own.stdout
+        order, answer = own.stdin, own.stdout
+        silent = bench.scripted(Family.IPV4, Behaviour(Answer.SILENT))
+        replaced: list[ConnectEvent] = []
+
+        def replaces() -> bool:
+            capture.take_in_progress()  # so that only the agent's sockets can replace what follows
+            with ExitStack() as stack:
+                for _ in range(100):
+                    client = stack.enter_context(bench.namespace.inside(socket.socket))
+                    client.setblocking(False)
+                    client.connect_ex((silent.address, silent.port))
+            order.write(b"\n")
+            order.flush()
+            answer.readline()
+            replaced.extend(ended(capture))
+            return bool(replaced)
+
+        await_until(replaces)
+        assert {event.ending for event in replaced} == {Ending.REPLACED}
+        assert capture.counters().own
+        order.close()
