@@ -173,6 +173,7 @@ class Agent:
             **self._source.fill()._asdict(),
             unnamed=self._unnamed + self._processes.misses,
             at_unix_ns=self._wall_ns(),
+            throttles=self._throttles.at_work(),
         )
 
     def balance(self) -> Balance:

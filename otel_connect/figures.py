@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from otel_connect.model import Balance, Signal
+from otel_connect.model import Balance, Signal, ThrottleEvent
 
 
 class AgentState(NamedTuple):
@@ -25,6 +25,8 @@ class AgentState(NamedTuple):
     """Processes whose executable was not to be found out any more."""
     at_unix_ns: int
     """When the loop went round."""
+    throttles: tuple[ThrottleEvent, ...] = ()
+    """The starts of the limits that withhold attempts now, with what they have withheld; the largest ones first."""
 
 
 class Account(NamedTuple):

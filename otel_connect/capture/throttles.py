@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from heapq import nlargest
 from typing import NamedTuple
 
 from otel_connect.model import Process, Tally, ThrottleEvent, Withheld
@@ -63,6 +64,11 @@ class Throttles:
     def end(self) -> list[ThrottleEvent]:
         """Nothing is withheld any more: end those that are still at work."""
         return self._end(None)
+
+    def at_work(self, most: int = 100) -> tuple[ThrottleEvent, ...]:
+        """Return how those that are at work began and what they have come to, those with most attempts first."""
+        found = nlargest(most, self._at_work.items(), key=lambda item: item[1].attempts)
+        return tuple(_event(scope, throttle, started=True) for scope, throttle in found)
 
     def _scope(self, tally: Tally) -> _Scope:
         event = tally.event

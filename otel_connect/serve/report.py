@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from otel_connect import __version__
 from otel_connect.figures import Account, Figures, SelfMetric
-from otel_connect.model import Signal
+from otel_connect.model import Signal, ThrottleEvent
+from otel_connect.serve.text import safe
 
 STUCK_AFTER_S = 10.0
 """A loop that has not gone round for so long is not alive."""
@@ -75,6 +76,7 @@ def status_document(report: Report, now_monotonic_s: float) -> dict[str, Any]:
         "balance": balance._asdict() | {"lost": dict(balance.lost), "difference": balance.difference},
         "in_progress_limit": state.in_progress_limit,
         "ring": {"bytes": state.ring_bytes, "limit_bytes": state.ring_limit_bytes},
+        "throttles": list(map(_throttle, state.throttles)),
         "enrichment": {"unnamed_processes": state.unnamed},
         "ledger": {signal.value: _ledger(signal, account) for signal, account in outlet.accounts.items()},
         "delivery": {signal.value: delivery._asdict() for signal, delivery in outlet.delivery.items()},
@@ -106,6 +108,18 @@ def _ledger(signal: Signal, account: Account) -> dict[str, Any]:
         "queued": account.queued,
         "dropped": {str(reason): count for reason, count in account.dropped.items()},
         "difference": account.difference,
+    }
+
+
+def _throttle(throttle: ThrottleEvent) -> dict[str, Any]:
+    name = throttle.executable_name
+    return {
+        "limit": throttle.limit.name.lower(),
+        "cgroup_id": throttle.cgroup_id,
+        "pid": throttle.pid,
+        "executable_name": None if name is None else safe(name),
+        "withheld": throttle.attempts,
+        "since": _time(throttle.at_unix_ns),
     }
 
 

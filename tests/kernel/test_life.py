@@ -13,8 +13,9 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -301,6 +302,31 @@ def test_a_reload_takes_what_it_can_and_names_what_it_cannot(tmp_path: Path) -> 
         await_until(lambda: not Status(listen).document()["last_reload"]["ok"])
         (problem,) = Status(listen).document()["last_reload"]["problems"]
         assert problem.startswith(f"{settings}: capture.ring_bytes: ")
+
+
+def test_a_throttle_is_on_the_status_page_while_it_is_at_work(tmp_path: Path) -> None:
+    listen, settings = unix_listen(tmp_path), tmp_path / "agent.toml"
+    settings.write_text(f'[serve]\nlisten = "{listen}"\n[capture]\nprocess_rate = 10\nprocess_burst = 4\n')
+    status = Status(listen)
+
+    def throttle_of(pid: int) -> dict[str, Any] | None:
+        return next((each for each in status.document()["throttles"] if each["pid"] == pid), None)
+
+    with closed_port() as port, RunningAgent("--config", str(settings), "--output", "json") as agent:
+        before = time.time()
+        argv = [sys.executable, "-I", "-S", "-c", CLIENT, str(port), "0", "100000000"]
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as client:
+            await_until(lambda: throttle_of(client.pid))
+            found = throttle_of(client.pid)
+            client.kill()
+        assert found is not None
+        assert (found["limit"], found["executable_name"]) == ("process_rate", Path(sys.executable).resolve().name)
+        document = status.document()
+        assert 0 < found["withheld"] <= document["balance"]["lost"]["kernel_throttled"]
+        since = datetime.fromisoformat(found["since"]).timestamp()
+        assert before - 1 <= since <= time.time()
+        await_until(lambda: throttle_of(client.pid) is None)
+        assert agent.stop() == 0
 
 
 def test_the_pages_of_a_running_agent_balance_at_any_time(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What an agent could say of itself: every figure with a value of its own."""
 
 from otel_connect.figures import Account, AgentState, Delivery, Distribution, Figures, Outlet, Spool
-from otel_connect.model import Balance, Signal
+from otel_connect.model import Balance, Signal, ThrottleEvent, Withheld
 
 BALANCE = Balance(seen=10, shown=4, in_progress=5, in_ring=0, lost={"kernel_ring_full": 1}, probe_missed=2)
 STATE = AgentState(
@@ -12,6 +12,7 @@ STATE = AgentState(
     ring_limit_bytes=4096,
     unnamed=6,
     at_unix_ns=1_700_000_000_500_000_000,
+    throttles=(ThrottleEvent(True, Withheld.PROCESS_RATE, 4242, 7, "wg\x1bet", 900, 1_700_000_000_000_000_000),),
 )
 OUTLET = Outlet(
     accounts={

@@ -141,6 +141,16 @@ def test_status_has_the_ledger(running: Running) -> None:
     assert document["ledger"]["metrics"]["made"] == 30
     assert document["delivery"]["traces"] == {"state": "retrying", "message": "refused", "for_s": 1.5}
     assert document["spool"]["limit_bytes"] == 5000
+    assert document["throttles"] == [
+        {
+            "limit": "process_rate",
+            "cgroup_id": 4242,
+            "pid": 7,
+            "executable_name": "wg\\x1bet",
+            "withheld": 900,
+            "since": "2023-11-14T22:13:20+00:00",
+        }
+    ]
     assert document["last_reload"] == {
         "at": "2023-11-14T22:13:21+00:00",
         "ok": False,

@@ -24,10 +24,18 @@ def test_a_process_is_told_of_when_it_begins_and_when_it_has_been_quiet() -> Non
     assert (started.limit, started.cgroup_id, started.pid) == (Withheld.PROCESS_RATE, 1, 7)
     assert (started.executable_name, started.attempts, started.at_unix_ns) == ("curl", 10, 100)
     assert throttles.update([(tally(Withheld.PROCESS_RATE, at=300), PROCESS)], 4.0) == []
+    assert throttles.at_work() == (started._replace(attempts=20),)
     assert throttles.update([], 8.9) == []
     (stopped,) = throttles.update([], 9.0)
     assert (stopped.started, stopped.pid, stopped.attempts, stopped.at_unix_ns) == (False, 7, 20, 305)
     assert throttles.end() == []
+    assert throttles.at_work() == ()
+
+
+def test_of_those_at_work_the_largest_are_shown() -> None:
+    throttles = Throttles()
+    throttles.update([(tally(Withheld.PROCESS_RATE, pid=pid, attempts=pid), PROCESS) for pid in range(1, 9)], 0.0)
+    assert [(each.pid, each.attempts) for each in throttles.at_work(3)] == [(8, 8), (7, 7), (6, 6)]
 
 
 def test_a_cgroup_is_told_of_once_with_its_busiest_program() -> None:
