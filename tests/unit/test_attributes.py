@@ -105,6 +105,11 @@ def test_local_error_names_the_address_that_was_asked_for() -> None:
     assert not absent & found.keys()
 
 
+@pytest.mark.parametrize("ending", [Ending.PENDING, Ending.REPLACED, Ending.EXPIRED, Ending.RETURNED])
+def test_without_an_end_that_was_seen_nobody_has_counted_retransmits(ending: Ending) -> None:
+    assert "otel_connect.syn.retransmits" not in attributes(ending=ending)
+
+
 def test_no_syn_was_sent_when_no_source_port_was_found() -> None:
     changes = {"outcome": Outcome.LOCAL_ERROR, "errno": errno.EADDRNOTAVAIL, "ending": Ending.RETURNED}
     assert "otel_connect.syn.retransmits" not in attributes(**changes)
