@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _CLOCK_EVERY_S = 10.0
 _CLOCK_JUMP_NS = 50_000_000  # more than any slewing makes between two rounds
 _STALE_EVERY_S = 60.0
-_COUNTED_UP_TO = 1000  # attempts in progress: to count an entry takes a system call
+_COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
 
 

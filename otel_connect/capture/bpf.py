@@ -8,20 +8,21 @@ import errno
 import os
 import platform
 import struct
-import sys
 from collections.abc import Iterator
 
 from otel_connect.errors import ProbeError
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "s390x": 351, "ppc64le": 361}
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _INFO_BY_FD = 0, 1, 2, 3, 4, 15
-_MAP_LOOKUP_AND_DELETE_BATCH = 25
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _INFO_BY_FD = 0, 2, 3, 15
+_MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 _TYPE_ARRAY = 2
 
 _ELEMENT = struct.Struct("=IxxxxQQQ")  # map_fd, key, value or next_key, flags
 _BATCH = struct.Struct("=QQQQIIQQ")  # in_batch, out_batch, keys, values, count, map_fd, two kinds of flags
 _COUNT_AT = 32
+_BATCH_ENTRIES = 1024  # more than any bucket has
+_KEY = struct.Struct("=Q")
 _INFO = struct.Struct("=IIQ")  # bpf_fd, info_len, info
 _PROG_INFO_BYTES = 232
 _RECURSION_MISSES_AT = 208  # of struct bpf_prog_info; since Linux 5.12
@@ -59,59 +60,44 @@ class HashMap:
 
     def __init__(self, descriptor: int, value_bytes: int) -> None:
         self._descriptor = descriptor
-        self._key = ctypes.create_string_buffer(8)
-        self._next = ctypes.create_string_buffer(8)
-        self._value = ctypes.create_string_buffer(value_bytes)
+        self._value_bytes = value_bytes
 
     def items(self) -> Iterator[tuple[int, bytes]]:
-        """Walk over the entries; those that come or go meanwhile may be missed, none comes twice for long.
+        """Walk over the entries once, however they come and go; those that do meanwhile may be missed.
 
-        The next key is asked for before an entry is given out, so the caller may delete it.
+        They are read ahead: an entry may be another, or gone, when it is given out.
         """
-        key = self._following(None)
-        while key is not None:
-            following = self._following(key)
-            value = self.lookup(key)
-            if value is not None:
-                yield key, value
-            key = following
+        for keys, values in self._batches():
+            for place, (key,) in enumerate(_KEY.iter_unpack(keys)):
+                yield key, values[place * self._value_bytes : (place + 1) * self._value_bytes]
 
     def count(self) -> int:
         """Count the entries; exact while none comes or goes."""
-        entries = 0
-        key = self._following(None)
-        while key is not None:
-            entries += 1
-            key = self._following(key)
-        return entries
-
-    def lookup(self, key: int) -> bytes | None:
-        """Return the value of a key, ``None`` when there is none."""
-        struct.pack_into("=Q", self._key, 0, key)
-        return bytes(self._value) if self._call(_MAP_LOOKUP, self._key, self._value) else None
+        return sum(len(keys) // _KEY.size for keys, _ in self._batches())
 
     def delete(self, key: int) -> bool:
         """Delete an entry; False when someone else did first."""
-        struct.pack_into("=Q", self._key, 0, key)
-        return self._call(_MAP_DELETE, self._key, None)
-
-    def _following(self, key: int | None) -> int | None:
-        if key is not None:
-            struct.pack_into("=Q", self._key, 0, key)
-        if not self._call(_MAP_NEXT_KEY, None if key is None else self._key, self._next):
-            return None
-        return int.from_bytes(self._next.raw, sys.byteorder)
-
-    def _call(self, command: int, key: ctypes.Array[ctypes.c_char] | None, value: object) -> bool:
-        key_at = ctypes.addressof(key) if key is not None else 0
-        value_at = ctypes.addressof(value) if isinstance(value, ctypes.Array) else 0
+        wanted = ctypes.create_string_buffer(_KEY.pack(key), _KEY.size)
         try:
-            _bpf(command, _ELEMENT.pack(self._descriptor, key_at, value_at, 0))
+            _bpf(_MAP_DELETE, _ELEMENT.pack(self._descriptor, ctypes.addressof(wanted), 0, 0))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
             raise
         return True
+
+    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """Read bucket by bucket. From key to key it might never end: where a key is gone, that begins anew."""
+        keys = ctypes.create_string_buffer(_KEY.size * _BATCH_ENTRIES)
+        values = ctypes.create_string_buffer(self._value_bytes * _BATCH_ENTRIES)
+        bucket = ctypes.create_string_buffer(4)
+        places = tuple(map(ctypes.addressof, (bucket, keys, values)))
+        begin, more = 0, True
+        while more:
+            batch = _BATCH.pack(begin, *places, _BATCH_ENTRIES, self._descriptor, 0, 0)
+            count, more = _read_batch(_MAP_LOOKUP_BATCH, batch)
+            yield ctypes.string_at(keys, count * _KEY.size), ctypes.string_at(values, count * self._value_bytes)
+            begin = places[0]
 
 
 def put(descriptor: int, value: bytes) -> None:
@@ -134,14 +120,22 @@ def take_all(descriptor: int, key_bytes: int, value_bytes: int, limit: int) -> t
     values = ctypes.create_string_buffer(value_bytes * limit)
     position = ctypes.create_string_buffer(4)
     places = map(ctypes.addressof, (position, keys, values))
-    attributes = ctypes.create_string_buffer(_BATCH.pack(0, *places, limit, descriptor, 0, 0), _BATCH.size)
+    count, _ = _read_batch(_MAP_LOOKUP_AND_DELETE_BATCH, _BATCH.pack(0, *places, limit, descriptor, 0, 0))
+    return keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
+
+
+def _read_batch(command: int, batch: bytes) -> tuple[int, bool]:
+    """Return how many entries were read, and whether there may be more."""
+    attributes = ctypes.create_string_buffer(batch, _BATCH.size)
+    more = True
     try:
-        _bpf_in_place(_MAP_LOOKUP_AND_DELETE_BATCH, attributes)
+        _bpf_in_place(command, attributes)
     except OSError as error:
         if error.errno != errno.ENOENT:  # which says that it was the last batch
             raise
+        more = False
     (count,) = struct.unpack_from("=I", attributes, _COUNT_AT)
-    return keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
+    return count, more
 
 
 def recursion_misses(program: int) -> int:
