@@ -139,6 +139,7 @@ class Agent:
         self._shown = 0
         self._undecodable = 0
         self._unnamed = 0
+        self._untallied = 0
         self._offset_ns: int | None = None
         self._next_clock = self._next_stale = self._next_tallies = 0.0
 
@@ -274,6 +275,13 @@ class Agent:
             tallied.append(Tallied(tally.event, verdict, process, tally.detail, tally.attempts, tally.duration_ns))
         if tallied:
             self._output.count(tallied)
+        untallied = self._source.counters().untallied
+        if untallied > self._untallied:
+            _log.warning(
+                "%d attempts without a record found no room to be counted in: the metrics lack them",
+                untallied - self._untallied,
+            )
+            self._untallied = untallied
         self._tell(self._throttles.update(told, now))
 
     def _tell(self, events: Sequence[ThrottleEvent]) -> None:

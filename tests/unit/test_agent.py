@@ -35,6 +35,7 @@ class FakeSource:
         in_progress: Sequence[ConnectEvent] = (),
         ring_full: int = 0,
         tallies: Sequence[Tally] = (),
+        untallied: int = 0,
     ) -> None:
         self.tallies = list(tallies)
         self.readings = list(readings)
@@ -42,9 +43,9 @@ class FakeSource:
         self.attached = True
         self.clock_readings = 0
         emitted = sum(len(reading.events) + reading.undecodable for reading in readings)
-        throttled = sum(tally.attempts for tally in tallies)
+        throttled = sum(tally.attempts for tally in tallies) + untallied
         seen = emitted + len(in_progress) + ring_full + throttled
-        self._counters = KernelCounters(seen, emitted, ring_full, 0, 0, 0, 0, throttled)
+        self._counters = KernelCounters(seen, emitted, ring_full, 0, 0, 0, 0, throttled, untallied)
 
     def drain(self) -> Drained:
         return self.readings.pop(0) if self.readings else Drained([], 0, more=False)
@@ -237,6 +238,14 @@ def test_what_has_no_record_is_decided_named_and_counted() -> None:
     assert [one.process and one.process.executable_name for one in output.tallied] == ["curl", None]
     assert output.closed is not None
     assert output.closed.lost["kernel_throttled"] == 12
+
+
+def test_what_not_even_the_metrics_count_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    output = run(FakeSource(untallied=3), rounds=3)
+    said = [message for message in caplog.messages if "no room" in message]
+    assert said == ["3 attempts without a record found no room to be counted in: the metrics lack them"]
+    assert output.closed is not None
+    assert output.closed.lost["kernel_throttled"] == 3
 
 
 def test_a_throttle_is_told_of_in_one_harmless_line_and_ends_with_the_agent(caplog: pytest.LogCaptureFixture) -> None:
