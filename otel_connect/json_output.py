@@ -16,13 +16,14 @@ from otel_connect.model import Request, Signal
 _log = logging.getLogger(__name__)
 
 _NOTICE_EVERY_S = 60.0
+_FULL_PAUSE_S = 0.02
 
 
 class RawStream(Protocol):
     """A file without a buffer: what it says is written, is."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write some of the bytes, and say how many."""
+        """Write some of the bytes, and say how many; ``None`` when it is full and does not wait itself."""
 
 
 class JsonLines:
@@ -32,8 +33,14 @@ class JsonLines:
     written is lost and counted; BrokenPipeError passes through, because nobody reads any more.
     """
 
-    def __init__(self, stream: RawStream, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: RawStream,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._stream = stream
+        self._pause = pause
         self._clock = clock
         self._ledger = Ledger()
         self._torn = False
@@ -81,6 +88,9 @@ class JsonLines:
         rest = memoryview(line)
         while rest:
             written = self._stream.write(rest)
+            if written is None:  # whoever shares it has made it non-blocking
+                self._pause(_FULL_PAUSE_S)
+                continue
             self._torn = True
-            rest = rest[written or 0 :]
+            rest = rest[written:]
         self._torn = False

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 from collections.abc import Mapping
 
 import pytest
@@ -13,6 +14,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMes
 
 from otel_connect.config import Configuration, EncodeConfig, ExportConfig
 from otel_connect.encode.events import data_lost, encode_event, started
+from otel_connect.encode.json_lines import json_line
 from otel_connect.encode.resource import Resource
 from otel_connect.errors import ConfigError
 from otel_connect.export.delay import Delays
@@ -318,6 +320,21 @@ class Full:
         self.room -= len(taken)
         self.written += taken
         return len(taken)
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
+    request = encode_event(started(["a" * 200_000]), ResourceMessage(), 1)._replace(records=1)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    read: list[bytes] = []
+    with io.FileIO(reading) as reader, io.FileIO(writing, "wb") as stream:
+        sink = JsonLines(stream, pause=lambda _seconds: read.append(reader.read(1 << 20) or b""))
+        sink.put(request)
+        stream.close()
+        line = b"".join([*read, *iter(lambda: reader.read(1 << 20) or b"", b"")])
+    assert read
+    assert line.decode() == json_line(request) + "\n"
+    assert sink.accounts()[Signal.LOGS].exported == 1
 
 
 def test_what_cannot_be_written_is_counted_and_costs_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
