@@ -118,7 +118,7 @@ class Sender:
         self._fitting = _Fitting(route.request_bytes)
         self._sending: set[int] = set()
         self._threads: dict[int, threading.Thread] = {}
-        self._trying = False
+        self._trying: int | None = None
         self._deadline: float | None = None
         self._hurried = self._last_try = self._gave_up = False
         with self._changed:
@@ -175,31 +175,35 @@ class Sender:
             batches = self._spool.lease(self._signal, self._fitting.now_bytes)
             if not batches:
                 self._last_try = False
-                self._end_turn(gave_up=False)
+                self._end_turn(index, gave_up=False)
                 return
+            route = self._route
             try:
                 go_on = self._deliver(index, batches)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end delivery
                 self._spool.give_back(batches)
                 fault = f"a fault of the agent ({type(error).__name__}: {error}); please report this"
-                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)))
-            self._end_turn(gave_up=not go_on)
+                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)), route)
+            self._end_turn(index, gave_up=not go_on)
             if not go_on:
                 return
 
     def _wait_for_turn(self, index: int) -> bool:
         """While delivery fails one thread tries for all; false when this one is not needed any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._health.state is State.DELIVERING or not self._trying or self._gave_up)
+            self._changed.wait_for(
+                lambda: self._health.state is State.DELIVERING or self._trying is None or self._gave_up
+            )
             if self._gave_up or index >= len(self._route.transports):
                 self._threads.pop(index, None)
                 return False
-            self._trying = self._health.state is not State.DELIVERING
+            self._trying = None if self._health.state is State.DELIVERING else index
             return True
 
-    def _end_turn(self, *, gave_up: bool) -> None:
+    def _end_turn(self, index: int, *, gave_up: bool) -> None:
         with self._changed:
-            self._trying = False
+            if self._trying == index:
+                self._trying = None
             self._gave_up = self._gave_up or gave_up
             self._changed.notify_all()
 
@@ -211,18 +215,19 @@ class Sender:
             batches = [batch for batch in batches if batch not in expired]
         if not batches:
             return True
-        answer = self._send(index, b"".join(batch.body for batch in batches))
-        if answer is None:
+        sent = self._send(index, b"".join(batch.body for batch in batches))
+        if sent is None:
             self._spool.give_back(batches)
             return True
-        return not self._spool.closed and self._act(batches, answer)
+        return not self._spool.closed and self._act(batches, *sent)
 
-    def _send(self, index: int, body: bytes) -> Answer | None:
-        """Send a request the way that is open now; ``None`` when this thread has none any more."""
+    def _send(self, index: int, body: bytes) -> tuple[Answer, Route] | None:
+        """Send a request the way that is open now, and name it; ``None`` when this thread has none any more."""
         with self._changed:
-            if index >= len(self._route.transports):
+            route = self._route
+            if index >= len(route.transports):
                 return None
-            transport = self._route.transports[index]
+            transport = route.transports[index]
             self._sending.add(index)
         answer = transport.send(body)
         with self._changed:
@@ -230,13 +235,13 @@ class Sender:
             left = all(transport is not one for one in self._route.transports)
         if left:
             transport.close()
-        return answer
+        return answer, route
 
-    def _act(self, batches: Sequence[Batch], answer: Answer) -> bool:
+    def _act(self, batches: Sequence[Batch], answer: Answer, route: Route) -> bool:
         """Do what the answer asks for; false when there is no time left for another try."""
         if answer.action in {Action.RETRY, Action.RETRY_UNHEALTHY}:
             self._spool.give_back(batches)
-            return self._back_off(answer)
+            return self._back_off(answer, route)
         if answer.action is Action.DELIVERED:
             self._delivered(batches, answer)
         elif len(batches) > 1:
@@ -286,18 +291,21 @@ class Sender:
             self._noticed[kind] = now
             _log.warning(text, *arguments)
 
-    def _back_off(self, answer: Answer) -> bool:
+    def _back_off(self, answer: Answer, route: Route) -> bool:
+        """Pause before the next try; not when the failure is that of a way which has been left meanwhile."""
+        if route is not self._route:
+            return True
         self._failures += 1
         if answer.action is Action.RETRY_UNHEALTHY:
             self._enter(State.UNHEALTHY, answer.message)
-            return self._pause(self._backoff.slow_pause_s(self._tools.random()))
+            return self._pause(route, self._backoff.slow_pause_s(self._tools.random()))
         self._enter(State.RETRYING, answer.message)
         pause = self._backoff.pause_s(self._failures, self._tools.random())
         if answer.retry_after_s is None:
-            return self._pause(pause)
-        return self._pause(max(pause, answer.retry_after_s), asked_for=True)
+            return self._pause(route, pause)
+        return self._pause(route, max(pause, answer.retry_after_s), asked_for=True)
 
-    def _pause(self, seconds: float, *, asked_for: bool = False) -> bool:
+    def _pause(self, route: Route, seconds: float, *, asked_for: bool = False) -> bool:
         """Wait, or until there is another way, or it works for another thread; false when it is too late to go on.
 
         The first pause that ``finish`` meets is cut short for one last try, unless the backend asked for it;
@@ -305,7 +313,6 @@ class Sender:
         """
         until = self._clock() + seconds
         with self._changed:
-            route = self._route
             self._last_try = False
             self._changed.notify_all()
 

@@ -7,8 +7,10 @@ import shutil
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
@@ -16,13 +18,26 @@ import pytest
 
 from otel_connect.config import Compression, ExportConfig, Protocol
 from otel_connect.errors import ConfigError, SpoolInUseError
+from otel_connect.export.answer import Action, Answer
 from otel_connect.export.dead_letters import NAME
 from otel_connect.export.delay import BOUNDARIES_S
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.export.ledger import Reason
 from otel_connect.export.sender import State
 from otel_connect.model import Request, Signal
-from tests.support.delivery import GRPC, HTTP, MEMORY, PATIENT, Bench, configured, grpc_error, logs, receive, traces
+from tests.support.delivery import (
+    GRPC,
+    HTTP,
+    MEMORY,
+    PATIENT,
+    QUICK,
+    Bench,
+    configured,
+    grpc_error,
+    logs,
+    receive,
+    traces,
+)
 from tests.support.receiver import (
     Certificates,
     GrpcReceiver,
@@ -168,6 +183,52 @@ def test_while_delivery_fails_one_tries_for_all() -> None:
     assert len(refused) <= 8  # those that were on their way when the first answer came
 
 
+class Crowd:
+    """A way to a backend that refuses, first several requests at one moment; counts those under way after that."""
+
+    def __init__(self, together: int) -> None:
+        self._changed = threading.Condition()
+        self._together = threading.Barrier(together)
+        self._begun = self._under_way = 0
+        self.most = 0
+
+    def send(self, body: bytes) -> Answer:  # noqa: ARG002 - whatever it is
+        with self._changed:
+            self._begun += 1
+            first = self._begun <= self._together.parties
+        if first:
+            self._together.wait(10)
+            return Answer(Action.RETRY)
+        with self._changed:
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+        time.sleep(0.005)  # what a request takes
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+        return Answer(Action.RETRY)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def await_begun(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._begun >= count, 10)
+
+
+def test_those_that_failed_together_do_not_go_on_trying_together() -> None:
+    crowd = Crowd(4)
+    config = ExportConfig(endpoint="http://x", spool_directory=MEMORY, concurrency=4, request_bytes=4096)
+    exporter = OtlpExporter(config, backoff=QUICK, opener=lambda _: crowd)
+    for number in range(8):
+        exporter.put(logs(f"{number}", padding=3000))
+    crowd.await_begun(40)
+    exporter.close(0)
+    assert crowd.most == 1
+    account = exporter.accounts()[Signal.LOGS]
+    assert (account.dropped, account.difference) == ({Reason.SHUTDOWN: 8}, 0)
+
+
 @BOTH
 def test_another_endpoint_is_used_from_the_next_request_on(protocol: Protocol) -> None:
     with receive(protocol, [DOWN]) as old, receive(protocol) as new:
@@ -190,6 +251,24 @@ def test_another_endpoint_is_used_from_the_next_request_on(protocol: Protocol) -
         account = bench.close()
     assert new.acknowledged == ["a", "b", "c"]
     assert (account.exported, account.dropped) == (3, {})
+
+
+@BOTH
+def test_the_late_failure_of_an_endpoint_that_was_left_makes_nobody_wait(
+    protocol: Protocol, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receive(protocol, [replace(DOWN, delay_s=600)]) as old, receive(protocol) as new:
+        bench = Bench(configured(old, protocol, timeout_ms=60_000), PATIENT)
+        bench.put(logs("a"))
+        old.await_requests(1)  # it hangs
+        directory = bench.exporter._config.spool_directory
+        bench.exporter.reconfigure(configured(new, protocol, spool_directory=directory))
+        old.close()
+        new.await_requests(1)
+        account = bench.close()
+    assert new.acknowledged == ["a"]
+    assert (account.exported, account.dropped) == (1, {})
+    assert "does not take requests" not in caplog.text  # the new one has not been asked yet
 
 
 def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
