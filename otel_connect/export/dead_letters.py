@@ -13,6 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from otel_connect.export.directory import open_private
+from otel_connect.export.store import StoreError
 from otel_connect.model import Request
 
 NAME = "dead-letters.jsonl"
@@ -20,7 +22,7 @@ LIMIT_BYTES = 16 << 20
 
 
 class DeadLetters:
-    """A file in a directory that somebody else has made private; ``limit_bytes`` bounds both files together."""
+    """A file in a private directory, which is made if it is absent; ``limit_bytes`` bounds both files together."""
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class DeadLetters:
         limit_bytes: int = LIMIT_BYTES,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._path = directory / NAME
+        self._directory = directory
         self._limit_bytes = limit_bytes // 2
         self._now = now
 
@@ -47,24 +49,31 @@ class DeadLetters:
         if len(data) > self._limit_bytes:
             return "it is larger than the file may become"
         try:
-            self._make_room(len(data))
-            self._append(data)
+            directory = open_private(self._directory)
+            try:
+                self._make_room(directory, len(data))
+                _append(directory, data)
+            finally:
+                os.close(directory)
+        except StoreError as error:
+            return str(error)
         except OSError as error:
             return error.strerror or str(error)
         return None
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, directory: int, size: int) -> None:
         try:
-            status = self._path.lstat()
+            status = os.stat(NAME, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return
         # What is not a file of ours is never written to.
         plain = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
         if not plain or status.st_size + size > self._limit_bytes:
-            self._path.rename(self._path.with_name(f"{NAME}.1"))
+            os.rename(NAME, f"{NAME}.1", src_dir_fd=directory, dst_dir_fd=directory)
 
-    def _append(self, data: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
-        with os.fdopen(descriptor, "ab", buffering=0) as file:
-            file.write(data)
+
+def _append(directory: int, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(NAME, flags, 0o600, dir_fd=directory)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
+        file.write(data)

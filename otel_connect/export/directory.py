@@ -31,7 +31,7 @@ class Directory:
         self.path = path
         self._descriptor = self._lock = -1
         try:
-            self._descriptor = _open_private(path)
+            self._descriptor = open_private(path)
             self._identity = _identity(os.fstat(self._descriptor))
             self._lock = self._take_lock()
         except OSError as error:
@@ -126,7 +126,8 @@ class Directory:
             raise StoreError(f"{self.path / name}: belongs to somebody else as well; remove it")
 
 
-def _open_private(path: Path) -> int:
+def open_private(path: Path) -> int:
+    """Open a directory, made if it is absent, for us alone; raises StoreError when it must not be used, or OSError."""
     if not path.is_absolute():
         raise StoreError(f"{path}: is not an absolute path")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

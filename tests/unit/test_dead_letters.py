@@ -1,6 +1,7 @@
 """The file of what a backend refused: bounded, private, and never written through somebody's link."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def test_the_youngest_are_kept_in_two_files(tmp_path: Path) -> None:
 
 def test_what_is_too_large_or_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert DeadLetters(tmp_path, limit_bytes=400).write(REQUEST, "no") == "it is larger than the file may become"
-    assert DeadLetters(tmp_path / "absent").write(REQUEST, "no") == "No such file or directory"
+    (tmp_path / "file").touch()
+    assert DeadLetters(tmp_path / "file").write(REQUEST, "no") == "Not a directory"
 
 
 def test_a_link_is_moved_aside_and_not_followed(tmp_path: Path) -> None:
@@ -35,3 +37,14 @@ def test_a_link_is_moved_aside_and_not_followed(tmp_path: Path) -> None:
     assert DeadLetters(tmp_path).write(REQUEST, "no") is None
     assert (tmp_path / "precious").read_text() == "precious"
     assert letters(tmp_path / NAME) == ["no"]
+
+
+def test_a_directory_that_must_not_be_used_stays_as_it_is(tmp_path: Path) -> None:
+    foreign, link = tmp_path / "foreign", tmp_path / "link"
+    foreign.mkdir()
+    os.chown(foreign, 65534, 65534)
+    link.symlink_to(tmp_path)
+    assert "belongs to user 65534" in str(DeadLetters(foreign).write(REQUEST, "no"))
+    assert "is a symbolic link" in str(DeadLetters(link).write(REQUEST, "no"))
+    assert [*foreign.iterdir()] == []
+    assert not (tmp_path / NAME).exists()
