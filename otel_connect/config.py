@@ -18,6 +18,7 @@ from otel_connect.errors import ConfigError
 
 _PAGE = 4096
 _MOST_PER_SECOND = 1_000_000
+_DAY_MS = 24 * 3600 * 1000
 
 
 class Output(StrEnum):
@@ -108,7 +109,7 @@ class SignalConfig(_Section):
     protocol: Protocol | None = None
     headers: Mapping[str, str] | None = Field(default=None, repr=False)
     compression: Compression | None = None
-    timeout_ms: Annotated[int, Field(ge=1)] | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] | None = None
     insecure: bool | None = None
     certificate: Path | None = None
     client_certificate: Path | None = None
@@ -125,7 +126,7 @@ class ExportConfig(_Section):
     protocol: Protocol = Protocol.HTTP_PROTOBUF
     headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
     compression: Compression = Compression.NONE
-    timeout_ms: Annotated[int, Field(ge=1)] = 10_000
+    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] = 10_000
     """For one request; milliseconds, as the specification says."""
     insecure: bool = False
     """gRPC without TLS when the endpoint has no scheme."""

@@ -85,6 +85,7 @@ def test_insecure_is_for_grpc_without_a_scheme() -> None:
         ("TIMEOUT", "10s"),
         ("TIMEOUT", "0"),
         ("TIMEOUT", "-1"),
+        ("TIMEOUT", "999999999999999999"),
         ("INSECURE", "perhaps"),
     ],
 )
