@@ -209,10 +209,11 @@ class Sender:
 
     def _deliver(self, index: int, batches: Sequence[Batch]) -> bool:
         """Send what has not expired; false when there is no time left for another try."""
-        expired = [batch for batch in batches if self._spool.age_s(batch) >= self._backoff.expire_s]
+        ages = {batch.head.key: self._spool.age_s(batch) for batch in batches}
+        expired = [batch for batch in batches if ages[batch.head.key] >= self._backoff.expire_s]
         if expired:
             self._drop(expired, Reason.EXPIRED, self._health.message)
-            batches = [batch for batch in batches if batch not in expired]
+            batches = [batch for batch in batches if ages[batch.head.key] < self._backoff.expire_s]
         if not batches:
             return True
         sent = self._send(index, b"".join(batch.body for batch in batches))

@@ -241,7 +241,7 @@ class Spool:
             if victims is None or not self._shelf.write(victims, chunk):
                 return
             self._memory.change([batch.head for batch in chunk], [])
-            self._lose([(head.signal, head.records) for head in victims], Reason.SPOOL_FULL)
+            self._sacrifice(victims, Reason.SPOOL_FULL)
 
     def _memory_chunk(self) -> list[Batch]:
         chunk: list[Batch] = []
@@ -263,7 +263,7 @@ class Spool:
             return self._lose([(batch.head.signal, batch.head.records)], Reason.SPOOL_FULL)
         if not self._shelf.write(victims, [batch]):
             return None
-        return self._lose([(head.signal, head.records) for head in victims], Reason.SPOOL_FULL)
+        return self._sacrifice(victims, Reason.SPOOL_FULL)
 
     def _put_in_memory(self, batch: Batch) -> Sequence[Loss]:
         reason = Reason.QUEUE_FULL if self._shelf is None else Reason.SPOOL_IO
@@ -273,7 +273,7 @@ class Spool:
         if victims is None:
             return self._lose([(batch.head.signal, batch.head.records)], reason)
         self._memory.change(victims, [batch])
-        return self._lose([(head.signal, head.records) for head in victims], reason)
+        return self._sacrifice(victims, reason)
 
     def _victims(self, shelf: Shelf, size_bytes: int) -> list[Head] | None:
         """Choose what has to go from the disk for so many bytes; ``None`` when even all of it is not enough."""
@@ -340,7 +340,7 @@ class Spool:
             return None
         if batch is None:
             self._shelf.remove([head])
-            self._lose([(head.signal, head.records)], Reason.SPOOL_CORRUPT)
+            self._sacrifice([head], Reason.SPOOL_CORRUPT)
         return batch
 
     def _remove(self, batches: Sequence[Batch]) -> bool:
@@ -350,9 +350,8 @@ class Spool:
         self._condition.notify_all()
         heads = [batch.head for batch in batches]
         self._alone.difference_update(head.key for head in heads)
-        in_memory = [head for head in heads if self._in_memory(head)]
-        self._memory.change(in_memory, [])
-        on_disk = [head for head in heads if head not in in_memory]
+        on_disk = [head for head in heads if not self._in_memory(head)]
+        self._memory.change([head for head in heads if self._in_memory(head)], [])
         if on_disk and self._shelf is not None:
             self._shelf.remove(on_disk)
         return True
@@ -363,6 +362,11 @@ class Spool:
     def _end_lease(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             self._leased.pop(batch.head.key, None)
+
+    def _sacrifice(self, victims: Sequence[Head], reason: Reason) -> Sequence[Loss]:
+        """Enter that batches are gone before they could be sent."""
+        self._alone.difference_update(head.key for head in victims)
+        return self._lose([(head.signal, head.records) for head in victims], reason)
 
     def _lose(self, records: Iterable[tuple[Signal, int]], reason: Reason) -> Sequence[Loss]:
         lost: Counter[Signal] = Counter()
