@@ -1,7 +1,7 @@
 """A disk that is full, read-only, failing, deleted or not ours: the spool goes on in memory, and comes back.
 
 The troubles are real ones, made by the kernel: a small tmpfs, an ext4 on a loop device that the kernel turns
-read-only, a process that may not make files larger, directories that are somebody else's. One test passes
+read-only or freezes, a process that may not make files larger, directories that are somebody else's. One test passes
 in a disk that fails at each of its calls in turn.
 """
 
@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from otel_connect.export.recovery import open_disk
 from otel_connect.export.spool import Limits
 from otel_connect.export.store import Batch, Disk, Head, Opened, StoreError, Total
 from otel_connect.model import Signal
+from tests.support.collector import await_until
 from tests.support.spool import LOOK_EVERY_S, SpoolBench, request
 
 LARGE = Limits(disk_bytes=1 << 30, memory_bytes=1 << 20)
@@ -124,6 +126,26 @@ def loop(tmp_path: Path) -> Iterator[Path]:
 
 def device_of(place: Path) -> str:
     return command("findmnt", "--noheadings", "--output", "SOURCE", place).removeprefix("/dev/")
+
+
+def test_a_disk_that_hangs_is_waited_for(loop: Path) -> None:
+    bench = SpoolBench(loop / "spool", LARGE)
+    bench.put(request(b"before"))
+    late = threading.Thread(target=bench.put, args=(request(b"late"),))
+    command("fsfreeze", "--freeze", loop)
+    try:
+        late.start()
+        await_until(lambda: bench.account().accepted == 2)
+        late.join(0.5)
+        assert late.is_alive()
+        assert bench.account() == (2, 0, 2, {}, 0)
+    finally:
+        command("fsfreeze", "--unfreeze", loop)
+    late.join(30)
+    assert degraded(bench) is None
+    assert bench.bodies() == [b"before", b"late"]
+    assert bench.account() == (2, 2, 0, {}, 0)
+    bench.close()
 
 
 def test_a_file_system_that_turns_read_only(loop: Path) -> None:
