@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import repeat
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def test_kill_9_costs_nothing_that_was_exported(tmp_path: Path) -> None:
     with HttpReceiver(repeat(DOWN)) as receiver:
         shop = variables(tmp_path, receiver.endpoint, **SOON)
         for name in ("one", "two", "three"):
-            application = Application(shop)
-            application.tell(f"order {name} 1")
-            await_until(tried(receiver, f"ordered {name}"))
-            application.kill()
+            with Application(shop) as application:
+                application.tell(f"order {name} 1")
+                await_until(tried(receiver, f"ordered {name}"))
+                application.kill()
         receiver.answer()
         with Application(shop) as last:
             last.tell("order last 1")
@@ -82,9 +83,9 @@ def test_kill_9_costs_nothing_that_was_exported(tmp_path: Path) -> None:
 
 
 def test_processes_coexist_and_any_of_them_inherits_from_all_that_are_gone(tmp_path: Path) -> None:
-    with HttpReceiver(repeat(DOWN)) as receiver:
+    with HttpReceiver(repeat(DOWN)) as receiver, ExitStack() as stack:
         shop = variables(tmp_path, receiver.endpoint, **SOON)
-        crowd = [Application(shop) for _ in range(3)]
+        crowd = [stack.enter_context(Application(shop)) for _ in range(3)]
         for number, application in enumerate(crowd):
             application.tell(f"order crowd-{number} 1")
             await_until(tried(receiver, f"ordered crowd-{number}"))
@@ -102,14 +103,14 @@ def test_processes_coexist_and_any_of_them_inherits_from_all_that_are_gone(tmp_p
 def test_children_that_end_leave_their_records_and_their_parents_spool_in_order(tmp_path: Path) -> None:
     with HttpReceiver(repeat(DOWN)) as receiver:
         shop = variables(tmp_path, receiver.endpoint, **SOON)
-        application = Application(shop | {"SHOP_FLUSH_METRICS": "no"})
-        application.tell("order before 1")
-        await_until(tried(receiver, "ordered before"))
-        application.tell("leave")
-        application.tell("fork 1")
-        application.tell("order after 1")
-        await_until(tried(receiver, "ordered after"))
-        application.kill()
+        with Application(shop | {"SHOP_FLUSH_METRICS": "no"}) as application:
+            application.tell("order before 1")
+            await_until(tried(receiver, "ordered before"))
+            application.tell("leave")
+            application.tell("fork 1")
+            application.tell("order after 1")
+            await_until(tried(receiver, "ordered after"))
+            application.kill()
         receiver.answer()
         with Application(shop) as last:
             await_until(lambda: len(Arrived(receiver).logs) >= 4)

@@ -3,10 +3,12 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +25,7 @@ _PATIENCE_S = 60.0
 
 
 class Application:
-    """A running application; leaving the context asks it to end and checks that it did so by itself.
+    """A running application; leaving the context asks it to end and checks that it did so by itself, if not killed.
 
     ``exporter`` is selected for all three signals; ``variables`` are added to the environment, without the
     OTEL_ ones of the test's own.
@@ -38,14 +40,19 @@ class Application:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env=environment | selected | dict(variables),
         )
         self.errors: list[str] = []
         self._answers: queue.Queue[str] = queue.Queue()
-        self._readers = [threading.Thread(target=read) for read in (self._read_answers, self._read_errors)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_answers, self._read_errors)]
         for reader in self._readers:
             reader.start()
-        self._await("ready")
+        try:
+            self._await("ready")
+        except BaseException:
+            self.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +60,12 @@ class Application:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            code = self.end()
-            assert code == 0, self.errors
-        else:
+        if error is not None:
             self.kill()
             error.add_note("the application said:\n" + "".join(self.errors[-40:]))
+        elif self.process.returncode is None:
+            code = self.end()
+            assert code == 0, self.errors
 
     def tell(self, command: str) -> None:
         """Give a command, and wait until it is done."""
@@ -92,14 +99,15 @@ class Application:
         except queue.Empty:
             got = "nothing"
         if got != answer:
-            self.kill()
             raise AssertionError(f"the application answered {got}, not {answer}:\n{''.join(self.errors)}")
 
     def _finish(self) -> int:
         try:
             return self.process.wait(_PATIENCE_S)
         finally:
-            self.process.kill()
+            # Its children, too: one that hangs would outlive the test, and hold the pipes open.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             for reader in self._readers:
                 reader.join()
             for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
