@@ -21,6 +21,7 @@ LONGEST_FLUSH_S = 5.0
 """What the end of an application waits for the backend, at the most."""
 _NOTICE_EVERY_S = 60.0
 _LOOK_EVERY_S = 0.01
+_LONGEST_FORK_S = 2.0  # for what is being opened or closed; then the fork has to go on
 
 
 class Station(NamedTuple):
@@ -45,6 +46,7 @@ class Delivery:
         self._station: Station | None = None
         self._failed = False
         self._noticed: dict[Signal, float] = {}
+        self._held: list[Callable[[], None]] = []
 
     def acquire(self) -> None:
         """Begin to use it: what an earlier process left is sent from now on."""
@@ -86,9 +88,23 @@ class Delivery:
         station = self._station
         return {} if station is None else station.exporter.accounts()
 
+    def before_fork(self) -> None:
+        """Let nothing be half open: the child could not let go of it, and would hold its slot while it lives."""
+        if self._lock.acquire(timeout=_LONGEST_FORK_S):
+            self._held.append(self._lock.release)
+        heir = None if self._station is None else self._station.heir
+        if heir is not None and heir.before_fork(_LONGEST_FORK_S):
+            self._held.append(heir.after_fork_in_parent)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        while self._held:
+            self._held.pop()()
+
     def after_fork_in_child(self) -> None:
         """Leave everything to the parent: its threads do not exist here, its locks may be held by them."""
         self._lock = threading.Lock()
+        self._held = []
         self._failed = False
         station, self._station = self._station, None
         if station is not None:

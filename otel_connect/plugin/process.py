@@ -83,10 +83,20 @@ def sdk_disabled() -> bool:
     return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
+def _before_fork() -> None:
+    DELIVERY.before_fork()
+    _forks.before()
+
+
+def _after_fork_in_parent() -> None:
+    _forks.after_in_parent()
+    DELIVERY.after_fork_in_parent()
+
+
 def _after_fork_in_child() -> None:
     _forks.after_in_child()
     DELIVERY.after_fork_in_child()
 
 
 DELIVERY = Delivery(open_station, idle=sdk_disabled())
-os.register_at_fork(before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

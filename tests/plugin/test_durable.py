@@ -158,7 +158,7 @@ from otel_connect.export.exporter import OtlpExporter
 from otel_connect.model import Signal
 from otel_connect.plugin.delivery import Delivery, Outlet, Station
 
-config = ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=sys.argv[1])
+config = ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=sys.argv[1] + "/0")
 delivery = Delivery(lambda: Station(OtlpExporter(config)))
 os.register_at_fork(after_in_child=delivery.after_fork_in_child)
 outlet = Outlet(Signal.LOGS, delivery)
@@ -169,17 +169,61 @@ os._exit(0)
 """
 
 
-def test_a_living_child_does_not_hold_the_slot_of_its_dead_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FORKING, str(tmp_path / "0")]
+def assert_child_leaves_slots(program: str, root: Path, *names: str) -> None:
+    """Run a program that prints the pid of its child and ends: while the child lives, its slots can be taken."""
+    command = [sys.executable, "-c", program, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
             assert parent.wait(30) == 0
-            await_until(lambda: can_be_opened(tmp_path / "0"))
+            await_until(lambda: all(can_be_opened(root / name) for name in names))
             os.kill(child, 0)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_living_child_does_not_hold_the_slot_of_its_dead_parent(tmp_path: Path) -> None:
+    assert_child_leaves_slots(FORKING, tmp_path, "0")
+
+
+INHERITING = """
+import os, sys, threading, time
+from contextvars import Context
+from pathlib import Path
+from otel_connect.config import ExportConfig
+from otel_connect.export.exporter import OtlpExporter
+from otel_connect.model import Signal
+from otel_connect.plugin.delivery import Delivery, Outlet, Station
+from otel_connect.plugin.heir import Heir
+
+root, opened = Path(sys.argv[1]), threading.Event()
+
+def open_in(slot):
+    exporter = OtlpExporter(ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=str(slot)))
+    if slot.name == "1":
+        opened.set()
+        time.sleep(0.2)  # a large spool takes longer
+    return exporter
+
+delivery = Delivery(lambda: Station(open_in(root / "0"), Heir(root, root / "0", open_in, Context())))
+os.register_at_fork(
+    before=delivery.before_fork,
+    after_in_parent=delivery.after_fork_in_parent,
+    after_in_child=delivery.after_fork_in_child,
+)
+outlet = Outlet(Signal.LOGS, delivery)
+assert opened.wait(30)
+if (child := os.fork()) == 0:
+    time.sleep(60)
+print(child, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_child_never_holds_a_slot_that_its_parent_was_just_taking(tmp_path: Path) -> None:
+    open_disk(tmp_path / "1").store.close()  # something is there
+    assert_child_leaves_slots(INHERITING, tmp_path, "0", "1")
 
 
 def can_be_opened(slot: Path) -> bool:
