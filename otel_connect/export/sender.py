@@ -172,13 +172,14 @@ class Sender:
 
     def _run(self, index: int) -> None:
         while self._wait_for_turn(index):
-            batches = self._spool.lease(self._signal, self._fitting.now_bytes)
-            if not batches:
-                self._last_try = False
-                self._end_turn(index, gave_up=False)
-                return
+            batches: Sequence[Batch] = ()
             route = self._route
             try:
+                batches = self._spool.lease(self._signal, self._fitting.now_bytes)
+                if not batches:
+                    self._last_try = False
+                    self._end_turn(index, gave_up=False)
+                    return
                 go_on = self._deliver(index, batches)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end delivery
                 self._spool.give_back(batches)

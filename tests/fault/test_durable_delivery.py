@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,13 @@ from otel_connect.errors import ConfigError, SpoolInUseError
 from otel_connect.export.answer import Action, Answer
 from otel_connect.export.dead_letters import NAME
 from otel_connect.export.delay import BOUNDARIES_S
+from otel_connect.export.directory import Directory
+from otel_connect.export.disk import DiskStore
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.export.ledger import Reason
+from otel_connect.export.rows import Tally
 from otel_connect.export.sender import State
+from otel_connect.export.store import Head, Opened
 from otel_connect.model import Request, Signal
 from tests.support.delivery import (
     GRPC,
@@ -350,6 +354,33 @@ def test_the_child_of_a_fork_leaves_the_spool_to_its_parent(tmp_path: Path) -> N
         os.close(descriptor)
 
 
+def test_a_fault_of_the_spool_does_not_end_delivery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    faults = iter([RuntimeError("no such thing")] * 3)
+
+    class Faulty(DiskStore):
+        """Finds nothing, but a fault of its own, a few times."""
+
+        def oldest(self, signal: Signal, after: int, limit: int) -> Sequence[Head]:
+            if (fault := next(faults, None)) is not None:
+                raise fault
+            return super().oldest(signal, after, limit)
+
+    def open_faulty(path: Path) -> Opened:
+        store = Faulty(Directory(path))
+        store.verify(Tally())
+        return Opened(store, {})
+
+    with HttpReceiver() as receiver:
+        config = configured(receiver, HTTP, spool_directory=f"{tmp_path}/spool")
+        exporter = OtlpExporter(config, backoff=QUICK, disk=open_faulty)
+        exporter.put(logs("a"))
+        receiver.await_requests(1)
+        exporter.close(10)
+    account = exporter.accounts()[Signal.LOGS]
+    assert (account.exported, account.difference) == (1, 0)
+    assert "a fault of the agent (RuntimeError: no such thing); please report this" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
@@ -397,6 +428,21 @@ def test_certificates_that_change_on_disk_are_taken_up(
     about_files = [line for line in caplog.messages if "certificates" in line]
     assert len([line for line in about_files if "the old certificates stay in use" in line]) == 1
     assert about_files[-1] == "logs: the certificates have changed and are in use"
+
+
+def test_a_reload_takes_up_mended_certificates_at_once(certificates: Certificates, tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    authority = tmp_path / "ca.pem"
+    shutil.copy(make_certificates(tmp_path / "others").authority, authority)
+    with HttpReceiver(tls=ServerTls(certificates.server, certificates.server_key)) as receiver:
+        config = configured(receiver, HTTP, certificate=authority, spool_directory=f"{tmp_path}/spool")
+        bench = Bench(config, PATIENT)
+        bench.put(logs("a"))
+        bench.await_answers(1)
+        shutil.copy(certificates.authority, authority)
+        bench.exporter.reconfigure(config)  # a pause of minutes ends with it
+        receiver.await_requests(1)
+        assert bench.close().exported == 1
 
 
 class _Proxy(StreamRequestHandler):
