@@ -120,7 +120,8 @@ class Sender:
         self._threads: dict[int, threading.Thread] = {}
         self._trying: int | None = None
         self._deadline: float | None = None
-        self._hurried = self._last_try = self._gave_up = False
+        self._last_try: int | None = None
+        self._hurried = self._gave_up = False
         with self._changed:
             self._start_threads()
 
@@ -177,14 +178,14 @@ class Sender:
             try:
                 batches = self._spool.lease(self._signal, self._fitting.now_bytes)
                 if not batches:
-                    self._last_try = False
+                    self._end_last_try(index)
                     self._end_turn(index, gave_up=False)
                     return
                 go_on = self._deliver(index, batches)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end delivery
                 self._spool.give_back(batches)
                 fault = f"a fault of the agent ({type(error).__name__}: {error}); please report this"
-                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)), route)
+                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)), route, index)
             self._end_turn(index, gave_up=not go_on)
             if not go_on:
                 return
@@ -193,7 +194,12 @@ class Sender:
         """While delivery fails one thread tries for all; false when this one is not needed any more."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._health.state is State.DELIVERING or self._trying is None or self._gave_up
+                lambda: (
+                    self._health.state is State.DELIVERING
+                    or self._trying is None
+                    or self._last_try == index
+                    or self._gave_up
+                )
             )
             if self._gave_up or index >= len(self._route.transports):
                 self._threads.pop(index, None)
@@ -208,6 +214,10 @@ class Sender:
             self._gave_up = self._gave_up or gave_up
             self._changed.notify_all()
 
+    def _end_last_try(self, index: int) -> None:
+        if self._last_try == index:
+            self._last_try = None
+
     def _deliver(self, index: int, batches: Sequence[Batch]) -> bool:
         """Send what has not expired; false when there is no time left for another try."""
         ages = {batch.head.key: self._spool.age_s(batch) for batch in batches}
@@ -221,7 +231,7 @@ class Sender:
         if sent is None:
             self._spool.give_back(batches)
             return True
-        return not self._spool.closed and self._act(batches, *sent)
+        return not self._spool.closed and self._act(batches, *sent, index)
 
     def _send(self, index: int, body: bytes) -> tuple[Answer, Route] | None:
         """Send a request the way that is open now, and name it; ``None`` when this thread has none any more."""
@@ -239,11 +249,11 @@ class Sender:
             transport.close()
         return answer, route
 
-    def _act(self, batches: Sequence[Batch], answer: Answer, route: Route) -> bool:
+    def _act(self, batches: Sequence[Batch], answer: Answer, route: Route, index: int) -> bool:
         """Do what the answer asks for; false when there is no time left for another try."""
         if answer.action in {Action.RETRY, Action.RETRY_UNHEALTHY}:
             self._spool.give_back(batches)
-            return self._back_off(answer, route)
+            return self._back_off(answer, route, index)
         if answer.action is Action.DELIVERED:
             self._delivered(batches, answer)
         elif len(batches) > 1:
@@ -293,21 +303,21 @@ class Sender:
             self._noticed[kind] = now
             _log.warning(text, *arguments)
 
-    def _back_off(self, answer: Answer, route: Route) -> bool:
+    def _back_off(self, answer: Answer, route: Route, index: int) -> bool:
         """Pause before the next try; not when the failure is that of a way which has been left meanwhile."""
         if route is not self._route:
             return True
         self._failures += 1
         if answer.action is Action.RETRY_UNHEALTHY:
             self._enter(State.UNHEALTHY, answer.message)
-            return self._pause(route, self._backoff.slow_pause_s(self._tools.random()))
+            return self._pause(route, index, self._backoff.slow_pause_s(self._tools.random()))
         self._enter(State.RETRYING, answer.message)
         pause = self._backoff.pause_s(self._failures, self._tools.random())
         if answer.retry_after_s is None:
-            return self._pause(route, pause)
-        return self._pause(route, max(pause, answer.retry_after_s), asked_for=True)
+            return self._pause(route, index, pause)
+        return self._pause(route, index, max(pause, answer.retry_after_s), asked_for=True)
 
-    def _pause(self, route: Route, seconds: float, *, asked_for: bool = False) -> bool:
+    def _pause(self, route: Route, index: int, seconds: float, *, asked_for: bool = False) -> bool:
         """Wait, or until there is another way, or it works for another thread; false when it is too late to go on.
 
         The first pause that ``finish`` meets is cut short for one last try, unless the backend asked for it;
@@ -315,7 +325,7 @@ class Sender:
         """
         until = self._clock() + seconds
         with self._changed:
-            self._last_try = False
+            self._end_last_try(index)
             self._changed.notify_all()
 
             def over() -> bool:
@@ -325,13 +335,13 @@ class Sender:
             if over() or (left := self._left_s()) is None:
                 return True
             if not (self._hurried or asked_for):
-                self._hurried = self._last_try = True
+                self._hurried, self._last_try = True, index
                 return left > 0
             seconds = until - self._clock()
             if seconds < left:
                 self._changed.wait_for(over, max(seconds, 0.0))
                 return True
-            self._changed.wait_for(lambda: over() or not self._last_try, max(left, 0.0))
+            self._changed.wait_for(lambda: over() or self._last_try is None, max(left, 0.0))
             return over()
 
     def _left_s(self) -> float | None:

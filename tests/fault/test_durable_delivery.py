@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
@@ -231,6 +232,42 @@ def test_those_that_failed_together_do_not_go_on_trying_together() -> None:
     assert crowd.most == 1
     account = exporter.accounts()[Signal.LOGS]
     assert (account.dropped, account.difference) == ({Reason.SHUTDOWN: 8}, 0)
+
+
+class Mended:
+    """A way to a backend that refuses two requests at one moment, a third once a fourth has come, and no more."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._together = threading.Barrier(2)
+        self.third, self._fourth = threading.Event(), threading.Event()
+
+    def send(self, body: bytes) -> Answer:  # noqa: ARG002 - whatever it is
+        number = next(self._numbers)
+        if number <= 2:
+            self._together.wait(10)
+        elif number == 3:
+            self.third.set()
+            self._fourth.wait(10)
+        else:
+            self._fourth.set()
+        return Answer(Action.RETRY if number <= 3 else Action.DELIVERED)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_close_has_its_last_try_while_another_thread_tries_for_all() -> None:
+    backend = Mended()
+    pauses = iter([1.0, 0.0])  # the first to fail waits for minutes, the second goes on at once
+    config = ExportConfig(endpoint="http://x", spool_directory=MEMORY, concurrency=2, request_bytes=4096)
+    exporter = OtlpExporter(config, backoff=PATIENT, opener=lambda _: backend, random=lambda: next(pauses, 1.0))
+    for number in range(4):
+        exporter.put(logs(f"{number}", padding=3000))
+    assert backend.third.wait(10)
+    exporter.close(30)
+    account = exporter.accounts()[Signal.LOGS]
+    assert (account.exported, account.difference) == (4, 0)
 
 
 @BOTH
