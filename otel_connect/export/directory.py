@@ -17,6 +17,7 @@ LEAVE_FREE = 0.05
 """The share of a file system that is left to others."""
 
 _NOTE_BYTES = 256
+_OF_A_VOLUME = {"lost+found"}
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -149,8 +150,13 @@ def _make_private(path: Path, descriptor: int) -> None:
     status = os.fstat(descriptor)
     if status.st_uid != os.geteuid():
         raise StoreError(f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}; change its owner")
-    if stat.S_IMODE(status.st_mode) != 0o700:
-        os.fchmod(descriptor, 0o700)
+    if stat.S_IMODE(status.st_mode) == 0o700:
+        return
+    # Whoever names /, /tmp or /var/lib by mistake must not have it closed to everybody else.
+    names = set(os.listdir(descriptor)) - _OF_A_VOLUME
+    if names and LOCK not in names:
+        raise StoreError(f"{path}: holds files of others and is not private; name a directory for the spool alone")
+    os.fchmod(descriptor, 0o700)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -290,6 +290,11 @@ def a_file(path: Path) -> None:
     path.write_text("not a directory")
 
 
+def shared(path: Path) -> None:
+    path.mkdir(mode=0o755)
+    (path / "of-somebody-else").mkdir()
+
+
 def foreign_file(path: Path) -> None:
     path.mkdir(mode=0o700)
     (path / "spool.db").touch()
@@ -329,6 +334,7 @@ def clear(path: Path) -> None:
 UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "symbolic link": (symbolic_link, "is a symbolic link, which is not followed"),
     "foreign-owned": (foreign_owned, "belongs to user 65534, not to 0; change its owner"),
+    "full of other files": (shared, "holds files of others and is not private; name a directory for the spool alone"),
     "a file": (a_file, "Not a directory"),
     "database foreign-owned": (foreign_file, "spool.db: belongs to somebody else"),
     "database a symbolic link": (linked_file, "spool.db: is not a plain file"),

@@ -203,6 +203,25 @@ def test_everything_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
 
 
+def test_a_directory_with_other_files_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir(mode=0o755)
+    (tmp_path / "lib" / "of-somebody-else").mkdir()
+    bench = SpoolBench(tmp_path / "lib")
+    bench.close()
+    assert stat.S_IMODE((tmp_path / "lib").stat().st_mode) == 0o755
+    assert [one.name for one in (tmp_path / "lib").iterdir()] == ["of-somebody-else"]
+
+
+@pytest.mark.parametrize("names", [["lost+found"], [LOCK, DATABASE]])
+def test_a_fresh_volume_and_a_spool_that_was_opened_up_are_made_private(names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir(mode=0o775)
+    for name in names:
+        (tmp_path / "spool" / name).touch()
+    bench = SpoolBench(tmp_path / "spool")
+    bench.close()
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
+
+
 def test_a_spool_that_was_large_gives_its_room_back(tmp_path: Path) -> None:
     bench = SpoolBench(tmp_path / "spool")
     for _ in range(20):
