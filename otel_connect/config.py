@@ -11,14 +11,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from otel_connect.errors import ConfigError
 
 _PAGE = 4096
 _MOST_PER_SECOND = 1_000_000
-_DAY_MS = 24 * 3600 * 1000
+_MOST_BYTES = 1 << 50
+_DAY_S = 86_400
+_DAY_MS = _DAY_S * 1000
+_FILE_BYTES = 1 << 20
+_SHOWN = 100
 
 
 class Output(StrEnum):
@@ -43,6 +47,16 @@ class Compression(StrEnum):
     GZIP = "gzip"
 
 
+def _file(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("must be the name of a file")
+    return value
+
+
+File = Annotated[Path, AfterValidator(_file)]
+"""A path that the system can be asked for; whether it can be read is seen when it is."""
+
+
 class _Section(BaseModel):
     """A frozen section in which every key must be known."""
 
@@ -58,7 +72,7 @@ class CaptureConfig(_Section):
     """Bytes of the ring between kernel and agent, a power of two; an attempt takes 176."""
     max_in_progress: Annotated[int, Field(ge=1, le=1 << 22)] = 1 << 16
     """Attempts that can be in progress at one time; the kernel memory for them is taken at the start."""
-    stale_after_s: Annotated[int, Field(ge=60)] = 600
+    stale_after_s: Annotated[int, Field(ge=60, le=_DAY_S)] = 600
     """An attempt in progress for longer is given up as unknown (Linux itself gives up after 130 s)."""
 
     process_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
@@ -111,9 +125,9 @@ class SignalConfig(_Section):
     compression: Compression | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] | None = None
     insecure: bool | None = None
-    certificate: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
+    certificate: File | None = None
+    client_certificate: File | None = None
+    client_key: File | None = None
 
 
 class ExportConfig(_Section):
@@ -130,25 +144,25 @@ class ExportConfig(_Section):
     """For one request; milliseconds, as the specification says."""
     insecure: bool = False
     """gRPC without TLS when the endpoint has no scheme."""
-    certificate: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
+    certificate: File | None = None
+    client_certificate: File | None = None
+    client_key: File | None = None
     logs: SignalConfig = SignalConfig()
     metrics: SignalConfig = SignalConfig()
     traces: SignalConfig = SignalConfig()
     flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
     """How long attempts wait to share a request."""
-    metric_interval_ms: Annotated[int, Field(ge=100)] = 60_000
+    metric_interval_ms: Annotated[int, Field(ge=100, le=_DAY_MS)] = 60_000
     """OTEL_METRIC_EXPORT_INTERVAL."""
     spool_directory: str = "/var/lib/otel-connect/spool"
     """Where requests wait for the backend, durably; empty: in memory only."""
-    spool_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
+    spool_bytes: Annotated[int, Field(ge=1 << 20, le=_MOST_BYTES)] = 512 << 20
     """Serialized requests that may wait on disk, all signals together; beyond it the oldest are dropped."""
-    queue_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
+    queue_bytes: Annotated[int, Field(ge=1 << 16, le=_MOST_BYTES)] = 64 << 20
     """The same in memory: without a directory, or while the disk cannot be written."""
     concurrency: Annotated[int, Field(ge=1, le=32)] = 1
     """Requests of one signal that may be under way at one time."""
-    request_bytes: Annotated[int, Field(ge=1 << 12)] = 3 << 20
+    request_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
     """The largest request made; collectors refuse 4 MiB by gRPC."""
 
     @field_validator("spool_directory")
@@ -236,15 +250,21 @@ class Layer(NamedTuple):
 def file_layer(path: Path) -> Layer:
     """Read a TOML file; its problems name the file and the line."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES + 1)
+        if len(content) > _FILE_BYTES:
+            return Layer({}, {}, [f"{path}: is larger than 1 MiB, so it is no configuration; name another file"])
+        document = tomllib.loads(content.decode())
+        values = dict(_flatten(document, ()))
     except OSError as error:
         return Layer({}, {}, [f"{path}: cannot be read ({error.strerror}); name a readable file"])
     except UnicodeDecodeError as error:
         return Layer({}, {}, [f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8"])
     except tomllib.TOMLDecodeError as error:
         return Layer({}, {}, [f"{path}: is not valid TOML: {error}"])
-    values = dict(_flatten(document, ()))
-    return Layer(values, {key: f"{path}: {key}" for key in values})
+    except (ValueError, RecursionError):  # what the parser itself lets through
+        return Layer({}, {}, [f"{path}: has a number too long or a table nested too deep to be read; shorten it"])
+    return Layer(values, {key: f"{path}: {key if key.isprintable() else ascii(key)}" for key in values})
 
 
 def build(layers: Iterable[Layer]) -> Configuration:
@@ -298,5 +318,11 @@ def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{place}: unknown key; see docs/configuration.md for those that exist"
     message = detail["msg"].removeprefix("Value error, ")
-    shown = "" if "headers" in location else f", not {detail['input']!r}"  # headers carry credentials
+    # Headers carry credentials, and a table or a list may.
+    secret = "headers" in location or isinstance(detail["input"], dict | list)
+    shown = "" if secret else f", not {_shortened(repr(detail['input']))}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -68,7 +68,16 @@ def test_header_names_may_hold_dots(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff", "is not UTF-8 at byte 0"), (b"x", "is not valid TOML"), (b"a = 1\nb =\n", "line 2")],
+    [
+        (b"\xff", "is not UTF-8 at byte 0"),
+        (b"x", "is not valid TOML"),
+        (b"a = 1\nb =\n", "line 2"),
+        (b"a = " + b"9" * 5000, "too long"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "nested too deep"),
+        (b"a." * 5000 + b"b = 1", "nested too deep"),
+        (b"#" * (1 << 20) + b"\n", "is larger than 1 MiB"),
+        (b'"a\\u001b\\nb" = 1', "'a\\x1b\\nb': unknown key"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
@@ -76,6 +85,29 @@ def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tm
     (line,) = problems(file_layer(file))
     assert line.startswith(str(file))
     assert said in line
+
+
+def test_a_device_without_an_end_is_no_configuration() -> None:
+    (line,) = problems(file_layer(Path("/dev/zero")))
+    assert "is larger than 1 MiB" in line
+
+
+@pytest.mark.parametrize("key", ["timeout_ms", "metric_interval_ms", "spool_bytes", "queue_bytes", "request_bytes"])
+def test_numbers_that_nothing_can_hold_are_refused(key: str) -> None:
+    (line,) = problems(Layer({f"export.{key}": 10**24}, {f"export.{key}": key}))
+    assert "less than or equal" in line
+
+
+def test_a_file_name_that_the_system_does_not_take_is_refused() -> None:
+    (line,) = problems(layer(export__certificate="/a\0b"))
+    assert "must be the name of a file" in line
+
+
+def test_long_values_are_cut_and_tables_not_shown() -> None:
+    (long,) = problems(layer(export__protocol="x" * 10_000))
+    assert len(long) < 300
+    (table,) = problems(layer(export__endpoint=["http://user:hunter2@host"]))
+    assert "hunter2" not in table
 
 
 @given(st.text(max_size=80))
