@@ -6,6 +6,7 @@
 
 import errno
 import logging
+import math
 import os
 import platform
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -34,7 +36,29 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 _CONFIG = click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file (TOML).")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """A group in which a reader that has gone ends the command well; click itself would end it with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(0) from None
+
+
+class _Seconds(click.FloatRange):
+    """More than no time, and not for ever."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the number; no comparison with NaN fails."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """Watch every TCP connect attempt of this host; send each as OpenTelemetry log, metrics and span."""
 
@@ -53,7 +77,7 @@ def commands() -> None:
     help="OTLP transport (OTEL_EXPORTER_OTLP_PROTOCOL).  [default: http/protobuf]",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the agent's own log.  [default: text]")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds.")
+@click.option("--duration", type=_Seconds(min=0, min_open=True), help="Stop after so many seconds.")
 def run(
     *,
     file: Path | None,
@@ -88,6 +112,11 @@ def validate(file: Path | None) -> None:
     """Check the configuration file and the environment, and say where telemetry would go."""
     configuration = _configuration(file, {})
     endpoints = resolve(configuration.export)
+    if any(place.certificate or place.client_certificate for place in endpoints.values()):
+        from otel_connect.export.tls import file_problems  # noqa: PLC0415 - it takes gRPC along
+
+        if problems := dict.fromkeys(line for place in endpoints.values() for line in file_problems(place)):
+            raise ConfigError(list(problems))
     for name, place in endpoints.items():
         click.echo(f"{name}: {place.protocol} to {place.url}")
     if not endpoints:
@@ -170,6 +199,9 @@ def _mend_streams() -> None:
         sys.stdout = os.fdopen(1, "w")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever the locale: no name and no "µs" ends the agent
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _configuration(file: Path | None, flags: Mapping[str, str | None]) -> Configuration:

@@ -225,13 +225,17 @@ def parse_listen(text: str) -> Listen:
     """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/PATH``; raises ValueError that says how to write it."""
     scheme, _, path = text.partition(":")
     if scheme == "unix":
-        if not path.startswith("/") or "\0" in path or len(path.encode()) > 107:
+        if not path.startswith("/") or not path.isprintable() or len(path.encode()) > 107:
             raise ValueError("must name an absolute path of at most 107 bytes, such as unix:/run/otel-connect.sock")
         return Listen(path, "localhost", 0)
     host, _, port = text.rpartition(":")
     name = host.removeprefix("[").removesuffix("]")
     if not name or (":" in name) is not host.startswith("[") or not (port.isascii() and port.isdigit()):
         raise ValueError(f"must be HOST:PORT, such as {DEFAULT_LISTEN}, or unix:/PATH, or off")
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise ValueError("must have a host that a name can be looked up for") from None
     if not 0 < int(port[:6]) < 1 << 16:
         raise ValueError("must have a port from 1 to 65535")
     return Listen("", name, int(port))

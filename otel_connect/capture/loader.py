@@ -66,6 +66,7 @@ def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple
                 [sys.executable, "-I", "-m", _CHILD, str(there.fileno()), json.dumps(order)],
                 pass_fds=[there.fileno()],
                 env=environment,
+                cwd="/",  # ours may be gone, and the compiler asks for it
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
         (["run", "--output", "xml"], "'xml' is not one of 'console', 'json', 'otlp'"),
         (["run", "--duration", "soon"], "'soon'"),
         (["run", "--duration", "0"], "--duration"),
+        (["run", "--duration", "nan"], "nan is not a number of seconds"),
+        (["run", "--duration", "inf"], "inf is not a number of seconds"),
         (["run", "--config", "/no/such/file"], "/no/such/file: cannot be read"),
         (["run", "--endpoint", "ftp://collector"], "ftp"),
         (["run", "--endpoint", "http://"], "host"),
@@ -91,6 +94,42 @@ def test_validate_says_where_telemetry_goes() -> None:
     assert "logs: http/protobuf to http://collector:4318/base/v1/logs" in output
 
 
+def test_validate_reads_the_certificates() -> None:
+    code, output, errors = run(
+        "validate",
+        OTEL_EXPORTER_OTLP_ENDPOINT="https://collector:4318",
+        OTEL_EXPORTER_OTLP_CERTIFICATE="/no/such/file",
+    )
+    assert (code, output) == (2, "")
+    assert errors == (
+        "otel-connect: /no/such/file: certificate cannot be read (No such file or directory); name a readable file\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "health", "validate"])
+def test_a_host_to_listen_at_that_is_no_name(command: str) -> None:
+    code, _, errors = run(command, OTEL_CONNECT_LISTEN="a..b:80")
+    assert code == 2
+    assert errors.startswith("otel-connect: OTEL_CONNECT_LISTEN: must have a host")
+
+
+def test_a_character_that_the_locale_lacks_does_not_end_it() -> None:
+    with (
+        RunningAgent(environment={"PYTHONIOENCODING": "ascii"}) as agent,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        port = str(server.getsockname()[1])
+        agent.until(lambda: any(port in line for line in agent.output))
+
+
+def test_it_starts_in_a_directory_that_is_gone(tmp_path: Path) -> None:
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    (tmp_path / "gone").mkdir()
+    with RunningAgent(command=("bash", "-c", script, tmp_path / "gone", COMMAND, "run")):
+        pass
+
+
 def test_version_and_help() -> None:
     assert run("version")[1].startswith("otel-connect ")
     code, output, _ = run("--help")
@@ -99,7 +138,7 @@ def test_version_and_help() -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
-    script = f"{COMMAND} run --output json --duration 30 | head -c 0"
+    script = f"{COMMAND} run --output json --duration 30 | head -c 0; exit ${{PIPESTATUS[0]}}"
     with RunningAgent("--output", "json") as watcher:
         agent = subprocess.Popen(["bash", "-c", script], stderr=subprocess.PIPE, text=True)
         assert agent.stderr is not None
@@ -111,6 +150,7 @@ def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
         agent.stderr.close()
         assert "Traceback" not in errors
         assert "BrokenPipe" not in errors
+        assert agent.returncode == 0
         watcher.until(lambda: bool(watcher.output))
 
 

@@ -103,6 +103,12 @@ def test_a_file_name_that_the_system_does_not_take_is_refused() -> None:
     assert "must be the name of a file" in line
 
 
+@pytest.mark.parametrize("address", ["unix:/a\0b", "unix:/\udcff", "a..b:80", "x" * 300 + ":80", "\udcff:80"])
+def test_addresses_that_the_system_does_not_take_are_refused(address: str) -> None:
+    (line,) = problems(layer(serve__listen=address))
+    assert "must " in line
+
+
 def test_long_values_are_cut_and_tables_not_shown() -> None:
     (long,) = problems(layer(export__protocol="x" * 10_000))
     assert len(long) < 300
