@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import NamedTuple
 
+from otel_connect.capture.child import STATE_HOOK, STATE_PROGRAMS
 from tests.bench.agent import Backend, Ledger, Watched
 from tests.bench.figures import quartiles, table
 from tests.bench.load import Load
@@ -17,7 +18,9 @@ _MODES = {
     "getppid": "getppid, an unrelated call",
 }
 _FACTORS = {"accepted": 1, "refused": 1, "getppid": 40}
-_HOOKS = {"inet_sock_set_state", "sys_enter_connect", "sys_exit_connect"}
+_HOOKS = {STATE_HOOK, "sys_enter_connect", "sys_exit_connect"}
+_OURS = len(STATE_PROGRAMS) + 2
+"""Programs that one agent has on them."""
 
 
 class Sample(NamedTuple):
@@ -43,8 +46,8 @@ class Cost(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether every attempt is accounted for, and none lost."""
-        return all(ledger.holds for ledger in self.ledgers)
+        """Whether every attempt is accounted for, and none lost, and there is a pair to tell the cost by."""
+        return bool(self._telling()) and all(ledger.holds for ledger in self.ledgers)
 
     def render(self) -> str:
         """Lay the table out."""
@@ -72,7 +75,7 @@ def measure_cost(plan: Plan, load: Load, backend: Backend) -> Cost:
     for _ in range(plan.agent_starts):
         before = _sample(plan, load, attachments=0)
         agent = Watched(backend.endpoint)
-        first, second = (_sample(plan, load, attachments=len(_HOOKS)) for _ in range(2))
+        first, second = (_sample(plan, load, attachments=_OURS) for _ in range(2))
         ledgers.append(agent.stop())
         after = _sample(plan, load, attachments=0)
         pairs += (Pair(before, first), Pair(after, second))

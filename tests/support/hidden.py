@@ -21,6 +21,7 @@ class HiddenEnds:
 
     def __enter__(self) -> Self:
         """Begin to count, where that is permitted."""
+        self._remove_stale()
         threads = " || ".join(f"common_pid == {thread.name}" for thread in Path("/proc/1/task").iterdir())
         for mount in TRACEFS:
             with suppress(OSError):
@@ -46,6 +47,15 @@ class HiddenEnds:
         if self._folder is None:
             return 0
         return (self._folder / "trace").read_text(errors="replace").count(" inet_sock_set_state: ")
+
+    @staticmethod
+    def _remove_stale() -> None:
+        """Remove the instances of runs that were killed."""
+        for folder in (one for mount in TRACEFS for one in mount.glob("instances/hidden-*")):
+            if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+                with suppress(OSError):
+                    (folder / "events/enable").write_text("0")
+                    folder.rmdir()
 
     @property
     def _event(self) -> Path:
