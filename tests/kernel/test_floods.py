@@ -25,12 +25,13 @@ from otel_connect.model import (
     ThrottleEvent,
     Withheld,
 )
-from tests.support.flood import SOAK, Flood, Floods, other_cgroup
+from tests.support.flood import Flood, Floods, other_cgroup
 from tests.support.network import closed_port
+from tests.support.soak import LongRun, by_length
 
 NOBODY = 0  # no process has this pid: nothing is left out
-FLOOD_S = 60 if SOAK else 4
-BURST_S = 10 if SOAK else 2
+FLOOD_S = by_length(full=60, short=4)
+BURST_S = by_length(full=10, short=2)
 NEIGHBOUR_RATE = 10
 
 
@@ -122,7 +123,9 @@ def settle(capture: KernelCapture) -> tuple[list[Tally], KernelCounters]:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["the same cgroup", "another cgroup"])
-def test_a_quiet_neighbour_keeps_every_record_while_another_floods(floods: Floods, elsewhere: bool) -> None:
+def test_a_quiet_neighbour_keeps_every_record_while_another_floods(
+    floods: Floods, elsewhere: bool, long_run: LongRun
+) -> None:
     output = Collected()
     config = CaptureConfig(cgroup_rate=4000, cgroup_burst=4000)  # so that the flood's cgroup is out of tokens, too
     with other_cgroup() as cgroup, KernelCapture(config, NOBODY) as capture:
@@ -134,8 +137,14 @@ def test_a_quiet_neighbour_keeps_every_record_while_another_floods(floods: Flood
             flood.process.terminate()
             kept, made = neighbour.report(), flood.report()
         counters = capture.counters()
+    recorded = of(neighbour.pid, output.recorded)
+    long_run(
+        f"one process floods for {FLOOD_S} s ({sum(made.values()) / FLOOD_S:,.0f} attempts/s),"
+        f" a neighbour makes {NEIGHBOUR_RATE}/s",
+        f"{sum(recorded.values())} of {count} records of the neighbour, {balance.difference} unaccounted for",
+    )
     assert kept == {Outcome.REFUSED: count}
-    assert of(neighbour.pid, output.recorded) == kept
+    assert recorded == kept
     assert of(neighbour.pid, output.tallied) == {}
     # What the flood did between the agent's end and its own is nobody's business.
     assert sum(made.values()) >= sum((output.recorded + output.tallied)[flood.pid, o] for o in made)
@@ -169,7 +178,9 @@ def test_what_a_flood_is_told_is_what_is_counted(floods: Floods) -> None:
 
 
 @pytest.mark.parametrize("limited", [True, False])
-def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(floods: Floods, limited: bool) -> None:
+def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(
+    floods: Floods, limited: bool, long_run: LongRun
+) -> None:
     limits = {} if limited else {"process_rate": 0, "cgroup_rate": 0}
     with KernelCapture(CaptureConfig(ring_bytes=1 << 20, **limits), NOBODY) as capture:
         running = [floods.start(mode) for mode in ("accepted", "refused", "scattered")]
@@ -182,6 +193,12 @@ def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(floods: Fl
         recorded = drained(capture)
     counted = recorded + by_process(tallies)
     coarse = sum(tally.attempts for tally in tallies if tally.detail is Detail.WITHOUT_PROCESS)
+    total = sum(sum(report.values()) for report in made.values())
+    long_run(
+        f"as many attempts as there can be for {BURST_S} s ({total / BURST_S:,.0f}/s),"
+        f" {'with' if limited else 'without'} limits, and nobody reads the ring",
+        f"{sum(sum(of(pid, counted).values()) for pid in made)} of {total} counted by outcome",
+    )
     assert coarse == 0
     assert {pid: of(pid, counted) for pid in made} == made
     assert_balanced(counters, sum(tally.attempts for tally in tallies), in_progress)

@@ -14,9 +14,6 @@ from otel_connect.model import Outcome
 _SOURCE = Path(__file__).with_name("flood.c")
 _OUTCOMES = (Outcome.ESTABLISHED, Outcome.REFUSED, Outcome.LOCAL_ERROR)
 
-SOAK = bool(os.environ.get("OTEL_CONNECT_SOAK"))
-"""Whether there is time for the full length."""
-
 
 class Flood:
     """One program at work; leaving the context kills it if it is not over."""
