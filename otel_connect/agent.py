@@ -11,7 +11,7 @@ from otel_connect.capture.outcome import decide
 from otel_connect.capture.superseded import Overtakes
 from otel_connect.capture.throttles import Throttles
 from otel_connect.encode.throttles import throttle_line
-from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.enricher import Enricher
 from otel_connect.figures import AgentState
 from otel_connect.model import (
     Attempt,
@@ -118,7 +118,7 @@ class Agent:
     def __init__(
         self,
         source: Source,
-        processes: Processes,
+        enricher: Enricher,
         output: Output,
         drain_interval_s: float,
         *,
@@ -126,7 +126,7 @@ class Agent:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._source = source
-        self._processes = processes
+        self._enricher = enricher
         self._output = output
         self.interval_s = drain_interval_s
         """How often the ring is read."""
@@ -160,11 +160,11 @@ class Agent:
             companion.stopping()
         return self._finish()
 
-    def rename(self, processes: Processes) -> None:
-        """Name processes in another way from now on."""
-        self._unnamed += self._processes.misses
-        processes.inherit(self._processes)
-        self._processes = processes
+    def rename(self, enricher: Enricher) -> None:
+        """Name what is found out about attempts in another way from now on."""
+        self._unnamed += self._enricher.misses
+        enricher.inherit(self._enricher)
+        self._enricher = enricher
 
     def state(self) -> AgentState:
         """Say how it is going, now."""
@@ -172,7 +172,7 @@ class Agent:
             balance=self.balance(),
             hooks=tuple(self._source.hooks),
             **self._source.fill()._asdict(),
-            unnamed=self._unnamed + self._processes.misses,
+            unnamed=self._unnamed + self._enricher.misses,
             at_unix_ns=self._wall_ns(),
             throttles=self._throttles.at_work(),
         )
@@ -250,7 +250,7 @@ class Agent:
     def _drain(self) -> bool:
         drained = self._source.drain()
         self._read += len(drained.events)
-        self._processes.learn(drained.executables)
+        self._enricher.learn(drained.executables)
         if drained.undecodable:
             self._undecodable += drained.undecodable
             _log.warning("%d records of the kernel could not be decoded", drained.undecodable)
@@ -269,10 +269,10 @@ class Agent:
         tallied = []
         told = []
         for tally in self._source.take_tallies():
-            process = None if tally.detail is Detail.WITHOUT_PROCESS else self._processes.name(tally.event)
-            told.append((tally, process))
+            named = None if tally.detail is Detail.WITHOUT_PROCESS else self._enricher.name(tally.event)
+            told.append((tally, None if named is None else named.process))
             verdict = decide(tally.event)
-            tallied.append(Tallied(tally.event, verdict, process, tally.detail, tally.attempts, tally.duration_ns))
+            tallied.append(Tallied(tally.event, verdict, named, tally.detail, tally.attempts, tally.duration_ns))
         if tallied:
             self._output.count(tallied)
         untallied = self._source.counters().untallied
@@ -296,7 +296,7 @@ class Agent:
             event=event,
             verdict=verdict,
             superseded=self._overtakes.superseded(event, verdict),
-            process=self._processes.name(event),
+            named=self._enricher.name(event),
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
         )

@@ -186,6 +186,53 @@ class Process(NamedTuple):
     owner: str | None
 
 
+class Surroundings(NamedTuple):
+    """What a process lives in, as found when the first of its attempts began; its workload is derived from it."""
+
+    cgroup: str | None = None
+    """The path from the root of the cgroup v2 tree, ``None`` when it is unknown."""
+    cgroup_v1: str | None = None
+    """The path in the v1 hierarchy of the pids controller; ``None`` where that is not mounted, or unknown."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Of its environment, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, as they were when it was executed."""
+
+
+class Workload(NamedTuple):
+    """Whose telemetry an attempt is: it becomes an OTLP resource, one for all attempts of a workload on this host."""
+
+    service_name: str
+    service_namespace: str | None = None
+    service_instance_id: str | None = None
+    """As published; ``None``: the encoder derives one from the host and the other fields."""
+    container_id: str | None = None
+    pod_uid: str | None = None
+    published: tuple[tuple[str, str], ...] = ()
+    """Further resource attributes, as the process or its orchestrator published them."""
+
+
+class ServerName(NamedTuple):
+    """The name that an attempt meant to reach, as far as it was observed."""
+
+    name: str
+    source: str
+    """Where it comes from: ``dns`` or ``hosts``."""
+    matched_by: str
+    """Whose lookup it was: of the asking ``process``, or of another one in its network ``namespace``."""
+
+
+class Named(NamedTuple):
+    """All that is found out about an attempt beside what became of it."""
+
+    process: Process
+    workload: Workload
+    server: ServerName | None = None
+    """``None``: no name was observed for its peer."""
+    service_peer_name: str | None = None
+    """What the operator calls the peer."""
+    backend: tuple[str, int] | None = None
+    """Address and port that the peer was translated to (DNAT), where that was asked for and seen."""
+
+
 class Attempt(NamedTuple):
     """One attempt, decided and named: what every output shows."""
 
@@ -193,7 +240,7 @@ class Attempt(NamedTuple):
     verdict: Verdict
     superseded: bool
     """For an abandoned attempt: its process had reached the same port by another attempt first."""
-    process: Process
+    named: Named
     observed_unix_ns: int
     """When the agent read the event."""
     event_id: str
@@ -201,13 +248,18 @@ class Attempt(NamedTuple):
     repeat_count: int = 1
     """How many attempts its record stands for, when those that are alike are collapsed."""
 
+    @property
+    def process(self) -> Process:
+        """Who made it."""
+        return self.named.process
+
 
 class Tallied(NamedTuple):
     """A tally, decided and named: attempts that only the metrics show."""
 
     event: ConnectEvent
     verdict: Verdict
-    process: Process | None
+    named: Named | None
     """``None`` where the tally does not tell processes apart."""
     detail: Detail
     attempts: int

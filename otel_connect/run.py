@@ -24,7 +24,7 @@ from otel_connect.host import machine_id
 from otel_connect.json_output import JsonLines
 from otel_connect.life import Life
 from otel_connect.outputs import ConsoleView, Telemetry
-from otel_connect.running import Running, StatusPages, name_processes
+from otel_connect.running import Running, StatusPages, make_enricher
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
 from otel_connect.serve.systemd import ServiceManager
 
@@ -60,8 +60,8 @@ def run_agent(
         # Before the first thread: each thread has what the one that starts it has.
         drop_privileges(lambda: (capture.in_progress(), capture.missed()))
         output, where = _open_output(configuration)
-        processes = name_processes(configuration.enrich, host_processes=host_processes)
-        agent = Agent(capture, processes, output, configuration.capture.drain_interval_ms / 1000)
+        enricher = make_enricher(configuration.enrich, host_processes=host_processes)
+        agent = Agent(capture, enricher, output, configuration.capture.drain_interval_ms / 1000)
         running = Running(configuration, agent, output, pages, host_processes=host_processes)
         life = Life(
             agent.state,

@@ -6,6 +6,7 @@ from typing import Protocol
 from otel_connect.agent import Agent
 from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
 from otel_connect.config import Output as OutputKind
+from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.errors import ConfigError
@@ -133,16 +134,16 @@ class Running:
         self._pages.move(listener)
         start_log(new.log.format)
         if new.enrich != old.enrich:
-            self._agent.rename(name_processes(new.enrich, host_processes=self._host_processes))
+            self._agent.rename(make_enricher(new.enrich, host_processes=self._host_processes))
         self._agent.interval_s = new.capture.drain_interval_ms / 1000
         self._configuration = new
         return (*_changed(self._started_with, new), *(() if stays else ("export.output",)))
 
 
-def name_processes(config: EnrichConfig, *, host_processes: bool) -> Processes:
-    """Name processes by /proc, unless its pids are not the kernel's: they would name unrelated processes."""
+def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
+    """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes."""
     lookup = executable if host_processes else lambda _pid, _start: None
-    return Processes(lookup, user_name, config.process_cache_size)
+    return Enricher(Processes(lookup, user_name, config.process_cache_size))
 
 
 def _changed(old: Configuration, new: Configuration) -> list[str]:

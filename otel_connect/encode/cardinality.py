@@ -55,7 +55,7 @@ def tallied_key(tallied: Tallied) -> MetricKey:
         tallied.verdict.outcome,
         error_type(tallied.verdict),
         network_type(tallied.event.family),
-        OTHER if tallied.process is None else tallied.process.executable_name,
+        OTHER if tallied.named is None else tallied.named.process.executable_name,
         *tallied.event.target,
     )
 

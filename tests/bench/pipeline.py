@@ -16,7 +16,7 @@ from otel_connect.model import Attempt, Signal
 from otel_connect.outputs import Telemetry
 from tests.bench.figures import quartiles, table
 from tests.bench.plan import Plan
-from tests.bench.recorded import Discard, Keep, Recorded, fake_processes
+from tests.bench.recorded import Discard, Keep, Recorded, fake_enricher
 from tests.bench.records import READING, readings
 from tests.bench.stages import time_of_stages
 from tests.bench.stock import StockSdk
@@ -76,7 +76,7 @@ def _agent(speed: Speed, rings: Sequence[bytes], resource: Resource) -> None:
     """Run the whole agent once, and check that every record came out."""
     stop, sink = Event(), Discard()
     telemetry = Telemetry(Configuration(), resource, sink)
-    agent = Agent(Recorded(rings, stop), fake_processes(), telemetry, drain_interval_s=0)
+    agent = Agent(Recorded(rings, stop), fake_enricher(), telemetry, drain_interval_s=0)
     began = time.process_time()
     balance = agent.run(stop)
     spent = time.process_time() - began
@@ -89,7 +89,7 @@ def _agent(speed: Speed, rings: Sequence[bytes], resource: Resource) -> None:
 
 def _attempts(rings: Sequence[bytes]) -> list[Sequence[Attempt]]:
     stop, keep = Event(), Keep()
-    Agent(Recorded(rings, stop), fake_processes(), keep, drain_interval_s=0).run(stop)
+    Agent(Recorded(rings, stop), fake_enricher(), keep, drain_interval_s=0).run(stop)
     return keep.batches
 
 

@@ -6,6 +6,7 @@ from threading import Event
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.layout import ClockOffsets, decode_event, ring_records
 from otel_connect.config import ExportConfig
+from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.processes import Processes
 from otel_connect.export.delay import Delays
 from otel_connect.export.ledger import Account, Ledger
@@ -27,9 +28,9 @@ from tests.bench.records import READING
 CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_000_000_000_000)
 
 
-def fake_processes() -> Processes:
+def fake_enricher() -> Enricher:
     """Name processes without asking the host."""
-    return Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096)
+    return Enricher(Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096))
 
 
 class Recorded:

@@ -17,7 +17,7 @@ from otel_connect.encode.spans import SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
 from otel_connect.figures import NO_FIGURES
 from otel_connect.model import Attempt, ConnectEvent
-from tests.bench.recorded import CLOCK, fake_processes
+from tests.bench.recorded import CLOCK, fake_enricher
 from tests.bench.records import READING
 
 
@@ -50,7 +50,7 @@ class _Capture:
 
     def __init__(self, laps: _Laps) -> None:
         self._laps = laps
-        self._processes, self._overtakes = fake_processes(), Overtakes()
+        self._enricher, self._overtakes = fake_enricher(), Overtakes()
 
     def run(self, ring: bytes) -> list[Attempt]:
         laps = self._laps
@@ -62,7 +62,7 @@ class _Capture:
         verdicts = [decide(event) for event in events]
         superseded = [self._overtakes.superseded(*decided) for decided in zip(events, verdicts, strict=True)]
         laps.end("decide")
-        names = [self._processes.name(event) for event in events]
+        names = [self._enricher.name(event) for event in events]
         laps.end("name the process")
         ids = map(_event_id, events)
         times = [time.time_ns()] * len(events)

@@ -12,6 +12,7 @@ from otel_connect.agent import Agent
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
+from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.model import (
@@ -57,7 +58,7 @@ class Collected:
     def count(self, tallied: Sequence[Tallied]) -> None:
         for alike in tallied:
             self.tallied[alike.event.pid, alike.verdict.outcome] += alike.attempts
-            name = alike.process.executable_name if alike.process else ""
+            name = alike.named.process.executable_name if alike.named else ""
             self.programs[name, alike.verdict.outcome] += alike.attempts
 
     def throttled(self, events: Sequence[ThrottleEvent]) -> None:
@@ -83,8 +84,8 @@ class While:
 
 
 def run_agent(capture: KernelCapture, output: Collected, stop: While) -> Balance:
-    processes = Processes(executable, user_name, 4096)
-    return Agent(capture, processes, output, 0.05).run(stop)
+    enricher = Enricher(Processes(executable, user_name, 4096))
+    return Agent(capture, enricher, output, 0.05).run(stop)
 
 
 def of(pid: int, counts: Counter[tuple[int, Outcome]]) -> Mapping[Outcome, int]:

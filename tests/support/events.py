@@ -8,7 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from otel_connect.model import Attempt, ConnectEvent, Ending, EventFlag, Hook, Outcome, Process, Verdict
+from otel_connect.model import (
+    Attempt,
+    ConnectEvent,
+    Ending,
+    EventFlag,
+    Hook,
+    Named,
+    Outcome,
+    Process,
+    Verdict,
+    Workload,
+)
 
 EVENT = ConnectEvent(
     cpu=1,
@@ -46,12 +57,13 @@ EVENT = ConnectEvent(
 )
 
 PROCESS = Process(executable_name="curl", executable_path="/usr/bin/curl", owner="alice")
+WORKLOAD = Workload("shop")
 
 ATTEMPT = Attempt(
     event=EVENT,
     verdict=Verdict(Outcome.REFUSED, 111),
     superseded=False,
-    process=PROCESS,
+    named=Named(PROCESS, WORKLOAD),
     observed_unix_ns=1_700_000_000_150_000_000,
     event_id="1f2e3d4c-1-7",
 )
@@ -63,14 +75,17 @@ def make_event(**changes: Any) -> ConnectEvent:
 
 
 def make_attempt(**changes: Any) -> Attempt:
-    """Build a refused attempt of curl; a change may name a field of the attempt, its event or its process.
+    """Build a refused attempt of curl; a change may name a field of the attempt, its event, names, process or workload.
 
     ``outcome`` and ``errno`` stand for its verdict: ``make_attempt(outcome=Outcome.UNKNOWN, errno=None)``.
     """
     verdict = Verdict(changes.pop("outcome", ATTEMPT.verdict.outcome), changes.pop("errno", ATTEMPT.verdict.errno))
     own = {name: changes.pop(name) for name in Attempt._fields if name in changes}
     process = {name: changes.pop(name) for name in Process._fields if name in changes}
-    attempt = ATTEMPT._replace(event=EVENT._replace(**changes), process=PROCESS._replace(**process), verdict=verdict)
+    workload = {name: changes.pop(name) for name in Workload._fields if name in changes}
+    names = {name: changes.pop(name) for name in Named._fields if name in changes}
+    named = Named(PROCESS._replace(**process), WORKLOAD._replace(**workload))._replace(**names)
+    attempt = ATTEMPT._replace(event=EVENT._replace(**changes), named=named, verdict=verdict)
     return attempt._replace(**own)
 
 

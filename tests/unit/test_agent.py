@@ -6,6 +6,7 @@ import pytest
 
 from otel_connect.agent import Agent
 from otel_connect.capture.kernel import Drained, Fill
+from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.processes import Processes
 from otel_connect.figures import AgentState
 from otel_connect.model import (
@@ -118,8 +119,8 @@ def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/b
             return self.calls > rounds
 
     output = Collected()
-    processes = Processes(lambda _pid, _start: executable, lambda _uid: "alice", 16)
-    balance = Agent(source, processes, output, 0.0).run(StopAfter())
+    enricher = Enricher(Processes(lambda _pid, _start: executable, lambda _uid: "alice", 16))
+    balance = Agent(source, enricher, output, 0.0).run(StopAfter())
     assert output.closed == balance
     assert balance.difference == 0
     return output
@@ -185,9 +186,9 @@ class Clocks:
 
 def run_with(clocks: Clocks) -> FakeSource:
     source = FakeSource()
-    processes = Processes(lambda _pid, _start: None, lambda _uid: None, 16)
+    enricher = Enricher(Processes(lambda _pid, _start: None, lambda _uid: None, 16))
     agent = Agent(
-        source, processes, Collected(), 0.0, wall_ns=lambda: clocks.wall, monotonic_ns=lambda: clocks.monotonic
+        source, enricher, Collected(), 0.0, wall_ns=lambda: clocks.wall, monotonic_ns=lambda: clocks.monotonic
     )
     agent.run(clocks)
     return source
@@ -218,12 +219,12 @@ def test_what_moves_is_derived_and_what_stands_still_is_counted() -> None:
             return self._counters
 
     output = Collected()
-    processes = Processes(lambda _pid, _start: None, lambda _uid: None, 16)
-    agent = Agent(Moving(in_progress=[make_event()]), processes, output, 0.0)
+    enricher = Enricher(Processes(lambda _pid, _start: None, lambda _uid: None, 16))
+    agent = Agent(Moving(in_progress=[make_event()]), enricher, output, 0.0)
     assert agent.balance().difference == 0
     lying = FakeSource(in_progress=[make_event()])
     lying.waiting = []  # the table has lost an attempt
-    assert Agent(lying, processes, output, 0.0).balance().difference == 1
+    assert Agent(lying, enricher, output, 0.0).balance().difference == 1
 
 
 def test_what_has_no_record_is_decided_named_and_counted() -> None:
@@ -235,7 +236,7 @@ def test_what_has_no_record_is_decided_named_and_counted() -> None:
         (Outcome.REFUSED, 5, 500),
         (Outcome.REFUSED, 7, None),
     ]
-    assert [one.process and one.process.executable_name for one in output.tallied] == ["curl", None]
+    assert [one.named and one.named.process.executable_name for one in output.tallied] == ["curl", None]
     assert output.closed is not None
     assert output.closed.lost["kernel_throttled"] == 12
 

@@ -224,7 +224,7 @@ def test_attempts_without_a_record_are_in_the_metrics_and_the_account(caplog: py
     output = telemetry(sink)
     output.write([make_attempt()])
     attempt = make_attempt()
-    details = ((Detail.WHOLE, attempt.process), (Detail.WITHOUT_PEER, attempt.process), (Detail.WITHOUT_PROCESS, None))
+    details = ((Detail.WHOLE, attempt.named), (Detail.WITHOUT_PEER, attempt.named), (Detail.WITHOUT_PROCESS, None))
     output.count([Tallied(attempt.event, attempt.verdict, who, detail, 10, 4_000_000) for detail, who in details])
     lost = Balance(31, 1, 0, 0, {"kernel_throttled": 30}, 0)
     output.close(NO_FIGURES.state._replace(balance=lost))

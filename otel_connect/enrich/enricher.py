@@ -1,0 +1,31 @@
+"""The room's front door: an event in, all that is found out about it."""
+
+from collections.abc import Iterable
+
+from otel_connect.enrich.processes import Processes
+from otel_connect.model import ConnectEvent, Executable, Named, Workload
+
+
+class Enricher:
+    """Says of an attempt whose it is, and to whom."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    @property
+    def misses(self) -> int:
+        """Processes whose executable was not to be found out any more."""
+        return self._processes.misses
+
+    def learn(self, executables: Iterable[Executable]) -> None:
+        """Take note of what the kernel tells about processes."""
+        self._processes.learn(executables)
+
+    def inherit(self, former: "Enricher") -> None:
+        """Take over what another one was told: the kernel does not tell it again."""
+        self._processes.inherit(former._processes)  # noqa: SLF001 - one of its own
+
+    def name(self, event: ConnectEvent) -> Named:
+        """Name the process of an event, its workload and its peer."""
+        process = self._processes.name(event)
+        return Named(process, Workload(f"unknown_service:{process.executable_name}"))
