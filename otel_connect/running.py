@@ -7,6 +7,7 @@ from otel_connect.agent import Agent
 from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
 from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.enricher import Enricher
+from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.errors import ConfigError
@@ -143,7 +144,8 @@ class Running:
 def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
     """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes."""
     lookup = executable if host_processes else lambda _pid, _start: None
-    return Enricher(Processes(lookup, user_name, config.process_cache_size))
+    processes = Processes(lookup, user_name, config.process_cache_size)
+    return Enricher(processes, KnownPeers(config.known_peers))
 
 
 def _changed(old: Configuration, new: Configuration) -> list[str]:

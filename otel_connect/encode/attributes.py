@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from socket import AF_INET, AF_INET6
 from typing import NamedTuple, TypeAlias
 
-from opentelemetry.semconv._incubating.attributes import process_attributes
+from opentelemetry.semconv._incubating.attributes import process_attributes, service_attributes
 from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
@@ -37,6 +37,7 @@ PROCESS_PID = process_attributes.PROCESS_PID
 PROCESS_USER_ID = process_attributes.PROCESS_USER_ID
 SERVER_ADDRESS = server_attributes.SERVER_ADDRESS
 SERVER_PORT = server_attributes.SERVER_PORT
+SERVICE_PEER_NAME = service_attributes.SERVICE_PEER_NAME
 
 BLOCKING = "otel_connect.blocking"
 COMM = "otel_connect.process.comm"
@@ -225,11 +226,7 @@ def measured_attributes(attempt: Attempt) -> Attributes:
         pairs.append((RTT, event.srtt_us / 1e6))
     if event.flags & _BLOCKING_KNOWN:
         pairs.append((BLOCKING, not event.flags & _NONBLOCKING))
-    if event.requested_address is not None and _redirected(event):
-        pairs.append((REQUESTED_ADDRESS, event.requested_address))
-        if event.requested_port is not None:
-            pairs.append((REQUESTED_PORT, event.requested_port))
-    return tuple(pairs)
+    return (*pairs, *_meant(attempt))
 
 
 def attempt_attributes(attempt: Attempt) -> Attributes:
@@ -247,9 +244,21 @@ def valid_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _meant(attempt: Attempt) -> Attributes:
+    """Say who is behind the address of the peer, and which one was asked for in its place."""
+    event = attempt.event
+    requested = (event.requested_address, event.requested_port) if _redirected(event) else (None, None)
+    return _known(
+        (SERVICE_PEER_NAME, attempt.named.service_peer_name),
+        (REQUESTED_ADDRESS, requested[0]),
+        (REQUESTED_PORT, requested[1]),
+    )
+
+
 def _redirected(event: ConnectEvent) -> bool:
-    requested = event.requested_address, event.requested_port
-    return event.peer_address is not None and requested != (event.peer_address, event.peer_port)
+    if event.requested_address is None or event.peer_address is None:
+        return False
+    return (event.requested_address, event.requested_port) != (event.peer_address, event.peer_port)
 
 
 def _iso_8601(unix_ns: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.model import ConnectEvent, Executable, Named, Workload
 
@@ -9,8 +10,9 @@ from otel_connect.model import ConnectEvent, Executable, Named, Workload
 class Enricher:
     """Says of an attempt whose it is, and to whom."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, peers: KnownPeers) -> None:
         self._processes = processes
+        self._peers = peers
 
     @property
     def misses(self) -> int:
@@ -28,4 +30,8 @@ class Enricher:
     def name(self, event: ConnectEvent) -> Named:
         """Name the process of an event, its workload and its peer."""
         process = self._processes.name(event)
-        return Named(process, Workload(f"unknown_service:{process.executable_name}"))
+        return Named(
+            process,
+            Workload(f"unknown_service:{process.executable_name}"),
+            service_peer_name=self._peers.find(*event.target),
+        )

@@ -7,6 +7,7 @@ from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.layout import ClockOffsets, decode_event, ring_records
 from otel_connect.config import ExportConfig
 from otel_connect.enrich.enricher import Enricher
+from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.export.delay import Delays
 from otel_connect.export.ledger import Account, Ledger
@@ -30,7 +31,9 @@ CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_0
 
 def fake_enricher() -> Enricher:
     """Name processes without asking the host."""
-    return Enricher(Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096))
+    return Enricher(
+        Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096), KnownPeers(())
+    )
 
 
 class Recorded:

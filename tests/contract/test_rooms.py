@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "otel_connect"
 ROOMS = ("capture", "enrich", "encode", "export", "serve")
 SHARED = {"otel_connect", "otel_connect.model", "otel_connect.figures", "otel_connect.errors", "otel_connect.config"}
+SHARED |= {f"otel_connect.config.{path.stem}" for path in (PACKAGE / "config").glob("[a-z]*.py")}
 
 
 def imports(path: Path) -> Iterator[str]:

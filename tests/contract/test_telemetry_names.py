@@ -43,7 +43,7 @@ def table(heading: str) -> dict[str, dict[str, str]]:
 
 
 def every_kind_of_attempt() -> list[Attempt]:
-    rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
+    rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200, "service_peer_name": "db"}
     return [
         make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten)
         for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))

@@ -13,6 +13,7 @@ from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
 from otel_connect.enrich.enricher import Enricher
+from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.model import (
@@ -84,7 +85,7 @@ class While:
 
 
 def run_agent(capture: KernelCapture, output: Collected, stop: While) -> Balance:
-    enricher = Enricher(Processes(executable, user_name, 4096))
+    enricher = Enricher(Processes(executable, user_name, 4096), KnownPeers(()))
     return Agent(capture, enricher, output, 0.05).run(stop)
 
 

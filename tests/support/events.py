@@ -106,6 +106,7 @@ attempts = st.builds(
     owner=st.one_of(st.none(), hostile_text),
     observed_unix_ns=_unix_ns,
     event_id=hostile_text,
+    service_peer_name=st.one_of(st.none(), hostile_text),
     start_unix_ns=_unix_ns,
     duration_ns=st.one_of(st.none(), st.integers(0, 1 << 62)),
     hooks=st.integers(0, 15),

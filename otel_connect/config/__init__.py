@@ -11,9 +11,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from otel_connect.config.networks import KnownPeer, without_duplicates
+from otel_connect.config.section import Section
 from otel_connect.errors import ConfigError
 
 _PAGE = 4096
@@ -57,13 +59,7 @@ File = Annotated[Path, AfterValidator(_file)]
 """A path that the system can be asked for; whether it can be read is seen when it is."""
 
 
-class _Section(BaseModel):
-    """A frozen section in which every key must be known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CaptureConfig(_Section):
+class CaptureConfig(Section):
     """How the kernel side is sized and read."""
 
     drain_interval_ms: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -91,14 +87,16 @@ class CaptureConfig(_Section):
         return value
 
 
-class EnrichConfig(_Section):
-    """What is found out about the process of an attempt."""
+class EnrichConfig(Section):
+    """What is found out about an attempt: whose it is, and to whom."""
 
     process_cache_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
     """Processes remembered, by pid and start time."""
+    known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
+    """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
 
 
-class EncodeConfig(_Section):
+class EncodeConfig(Section):
     """Which attempts become spans, and how these are called."""
 
     span_name: Literal["fixed", "peer"] = "fixed"
@@ -115,7 +113,7 @@ class EncodeConfig(_Section):
     """For how long attempts are compared with the first; then what is left is sent, and it begins anew."""
 
 
-class SignalConfig(_Section):
+class SignalConfig(Section):
     """What one signal overrides of ``export``; the variables are OTEL_EXPORTER_OTLP_<SIGNAL>_*."""
 
     endpoint: str | None = None
@@ -130,7 +128,7 @@ class SignalConfig(_Section):
     client_key: File | None = None
 
 
-class ExportConfig(_Section):
+class ExportConfig(Section):
     """Where the telemetry goes, and how; the variables are OTEL_EXPORTER_OTLP_*."""
 
     output: Output | None = None
@@ -186,7 +184,7 @@ class Listen(NamedTuple):
         return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
 
 
-class ServeConfig(_Section):
+class ServeConfig(Section):
     """The status server: what a probe, a scraper or a person can ask the agent."""
 
     listen: str | None = None
@@ -200,14 +198,14 @@ class ServeConfig(_Section):
         return "" if value == "off" else value
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """What the agent writes to standard error."""
 
     format: Literal["text", "json"] = "text"
     """``text``: a line for a person; ``json``: an object for each line."""
 
 
-class Configuration(_Section):
+class Configuration(Section):
     """Everything the agent can be told."""
 
     capture: CaptureConfig = CaptureConfig()
@@ -318,7 +316,8 @@ def _put(tree: dict[str, Any], path: list[str], value: object) -> bool:
 def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     location = [str(part) for part in detail["loc"]]
     keys = [".".join(location[:length]) for length in range(len(location), 0, -1)]
-    place = next((origins[key] for key in keys if key in origins), keys[0])
+    key = next((key for key in keys if key in origins), keys[0])
+    place = origins.get(key, key) + _place_in_list(detail["loc"][key.count(".") + 1 :])
     if detail["type"] == "extra_forbidden":
         return f"{place}: unknown key; see docs/configuration.md for those that exist"
     message = detail["msg"].removeprefix("Value error, ")
@@ -326,6 +325,13 @@ def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     secret = "headers" in location or isinstance(detail["input"], dict | list)
     shown = "" if secret else f", not {_shortened(repr(detail['input']))}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _place_in_list(parts: Sequence[int | str]) -> str:
+    """Say which entry of a list it is, and what of it; empty for what is no list."""
+    if not parts or not isinstance(parts[0], int):
+        return ""
+    return f" (entry {parts[0] + 1})" + "".join(f": {part}" for part in parts[1:])
 
 
 def _shortened(text: str) -> str:
