@@ -12,6 +12,7 @@ from otel_connect.capture.superseded import Overtakes
 from otel_connect.capture.throttles import Throttles
 from otel_connect.encode.throttles import throttle_line
 from otel_connect.enrich.enricher import Enricher
+from otel_connect.enrich.filters import NO_FILTERS, Filters
 from otel_connect.figures import AgentState
 from otel_connect.model import (
     Attempt,
@@ -19,9 +20,12 @@ from otel_connect.model import (
     ConnectEvent,
     Detail,
     KernelCounters,
+    KernelFilters,
+    Named,
     Tallied,
     Tally,
     ThrottleEvent,
+    Withheld,
 )
 from otel_connect.serve.text import safe
 
@@ -49,6 +53,9 @@ class Source(Protocol):
 
     def counters(self) -> KernelCounters:
         """Read what the probes have counted."""
+
+    def filter(self, filters: KernelFilters) -> None:
+        """Only tally what these hold of."""
 
     def in_progress(self) -> int:
         """Count the attempts that have no end yet."""
@@ -134,6 +141,8 @@ class Agent:
         self._monotonic_ns = monotonic_ns
         self._overtakes = Overtakes()
         self._throttles = Throttles()
+        self._filters = NO_FILTERS
+        self._filtered = 0
         self._run = os.urandom(6).hex()
         self._read = 0
         self._shown = 0
@@ -166,6 +175,14 @@ class Agent:
         enricher.inherit(self._enricher)
         self._enricher = enricher
 
+    def filter(self, filters: Filters) -> None:
+        """Leave out what these rules say from now on."""
+        if self._filters:  # what was left out by the former ones is counted as these wanted it
+            self._drain()
+            self._count(self._monotonic_ns() / 1e9)
+        self._filters = filters
+        self._source.filter(filters.in_kernel)
+
     def state(self) -> AgentState:
         """Say how it is going, now."""
         return AgentState(
@@ -193,6 +210,7 @@ class Agent:
                 "kernel_ring_full": before.ring_full,
                 "kernel_map_full": before.pending_full,
                 "kernel_throttled": before.throttled,
+                "filtered": before.filtered + self._filtered,
                 "undecodable": self._undecodable,
             },
             probe_missed=self._source.missed() + before.call_full,
@@ -261,8 +279,25 @@ class Agent:
         if not events:
             return
         now = self._wall_ns()
-        self._output.write([self._attempt(event, now) for event in events])
-        self._shown += len(events)
+        attempts = self._sift([self._attempt(event, now) for event in events])
+        self._output.write(attempts)
+        self._shown += len(attempts)
+
+    def _sift(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Return those that are wanted, and count the others."""
+        if not self._filters:
+            return attempts
+        wanted: list[Attempt] = []
+        others: list[Attempt] = []
+        for attempt in attempts:
+            left_out = self._filters.leave_out(attempt.event, attempt.process)
+            (others if left_out else wanted).append(attempt)
+        self._filtered += len(others)
+        if others and self._filters.counted:
+            self._output.count(
+                [Tallied(one.event, one.verdict, one.named, Detail.WHOLE, 1, one.event.duration_ns) for one in others]
+            )
+        return wanted
 
     def _count(self, now: float) -> None:
         """Take what has been withheld since the last time, and see whose limits that were."""
@@ -271,6 +306,8 @@ class Agent:
         for tally in self._source.take_tallies():
             named = None if tally.detail is Detail.WITHOUT_PROCESS else self._enricher.name(tally.event)
             told.append((tally, None if named is None else named.process))
+            if not self._filters.counted and self._unwanted(tally, named):
+                continue
             verdict = decide(tally.event)
             tallied.append(Tallied(tally.event, verdict, named, tally.detail, tally.attempts, tally.duration_ns))
         if tallied:
@@ -283,6 +320,14 @@ class Agent:
             )
             self._untallied = untallied
         self._tell(self._throttles.update(told, now))
+
+    def _unwanted(self, tally: Tally, named: Named | None) -> bool:
+        """Say whether what was tallied would be left out; of what is not known whole, that is not known either."""
+        if tally.withheld is Withheld.FILTERED:
+            return True
+        if named is None or tally.detail is not Detail.WHOLE:
+            return False
+        return self._filters.leave_out(tally.event, named.process)
 
     def _tell(self, events: Sequence[ThrottleEvent]) -> None:
         for event in events:

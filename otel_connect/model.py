@@ -6,6 +6,7 @@ cheapest frozen value Python has.
 
 from collections.abc import Mapping
 from enum import IntEnum, IntFlag, StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 
@@ -21,6 +22,8 @@ class Withheld(IntEnum):
     """The ring was more than half full, and its process had not been quiet."""
     RING_FULL = 4
     """There was no room left in the ring."""
+    FILTERED = 5
+    """The operator does not want one."""
 
 
 class Detail(IntEnum):
@@ -311,8 +314,8 @@ class Signals(NamedTuple):
 class KernelCounters(NamedTuple):
     """Totals since the probes were attached, summed over the CPUs; mirrors ``struct otc_counters``.
 
-    ``seen == emitted + ring_full + pending_full + throttled + in progress`` at any time, and
-    ``ring_full + throttled`` is what all tallies and ``untallied`` add up to.
+    ``seen == emitted + ring_full + pending_full + throttled + filtered + in progress`` at any time, and
+    ``ring_full + throttled + filtered`` is what all tallies and ``untallied`` add up to.
     """
 
     seen: int
@@ -330,6 +333,17 @@ class KernelCounters(NamedTuple):
     """Attempts that got no record because there were too many of them."""
     untallied: int = 0
     """Attempts without a record that found no room among the tallies either: no metric counts them."""
+    filtered: int = 0
+    """Attempts that the probes left out because the operator does not want records of them."""
+
+
+class KernelFilters(NamedTuple):
+    """Whose attempts, and which ones, the probes leave out: what any of these holds of."""
+
+    uids: frozenset[int]
+    ports: frozenset[tuple[int, int]]
+    """From one to another, both included."""
+    networks: frozenset[IPv4Network | IPv6Network]
 
 
 class Balance(NamedTuple):

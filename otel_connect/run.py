@@ -17,6 +17,7 @@ from otel_connect.config import Configuration
 from otel_connect.config import Output as OutputKind
 from otel_connect.encode.events import started
 from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
+from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.procfs import sees_host_processes
 from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
@@ -62,6 +63,7 @@ def run_agent(
         output, where = _open_output(configuration)
         enricher = make_enricher(configuration.enrich, host_processes=host_processes)
         agent = Agent(capture, enricher, output, configuration.capture.drain_interval_ms / 1000)
+        agent.filter(Filters(configuration.filter))
         running = Running(configuration, agent, output, pages, host_processes=host_processes)
         life = Life(
             agent.state,

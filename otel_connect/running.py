@@ -7,6 +7,7 @@ from otel_connect.agent import Agent
 from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
 from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.enricher import Enricher
+from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
@@ -136,6 +137,8 @@ class Running:
         start_log(new.log.format)
         if new.enrich != old.enrich:
             self._agent.rename(make_enricher(new.enrich, host_processes=self._host_processes))
+        if new.filter != old.filter:
+            self._agent.filter(Filters(new.filter))
         self._agent.interval_s = new.capture.drain_interval_ms / 1000
         self._configuration = new
         return (*_changed(self._started_with, new), *(() if stays else ("export.output",)))

@@ -15,8 +15,8 @@
  * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
  *
  * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
- * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES and the costs and bursts of
- * the token buckets, as numbers on the command line.
+ * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS and the
+ * costs and bursts of the token buckets, as numbers on the command line.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -51,6 +51,7 @@
 #define ERESTART_LAST  516
 
 #define OTC_MMAPABLE  1024 /* BPF_F_MMAPABLE */
+#define OTC_ON_DEMAND 1    /* BPF_F_NO_PREALLOC: a trie has to have it */
 #define OTC_NO_WAKEUP 1    /* BPF_RB_NO_WAKEUP: the agent reads on a timer; a wakeup costs 7 times the probes */
 #define OTC_AVAILABLE 0    /* BPF_RB_AVAIL_DATA */
 #define OTC_DEAR      16   /* times the price of a token, while the ring is more than half full */
@@ -119,6 +120,16 @@ BPF_TABLE("lru_hash", u64, u64, cgroup_buckets, 1024);
 BPF_HASH(tally_even, struct otc_tally_key, struct otc_tally, OTC_MAX_TALLIES);
 BPF_HASH(tally_odd, struct otc_tally_key, struct otc_tally, OTC_MAX_TALLIES);
 BPF_ARRAY_OF_MAPS(tallies, "tally_even", 1);
+
+/*
+ * What the operator does not want records of: a user, a port (a bit for each, 64 in a word), a network of
+ * peers. Inserted and deleted by the agent, which decides by these rules as well: what slips through while it
+ * changes them is left out there. `filters` says which of them have entries (OTC_BY_*).
+ */
+BPF_HASH(filtered_uids, u32, u8, OTC_MAX_FILTERS);
+BPF_ARRAY(filtered_ports, u64, 1024);
+BPF_F_TABLE("lpm_trie", struct otc_network, u8, filtered_networks, OTC_MAX_FILTERS, OTC_ON_DEMAND);
+BPF_ARRAY(filters, u32, 1);
 
 /* How many tallies were begun this turn: the agent sets it to 0 with every turn. */
 BPF_ARRAY(tallies_begun, u64, 1);
@@ -228,6 +239,51 @@ static __always_inline enum otc_withheld withhold(struct otc_event *event)
 		}
 	}
 	return OTC_NOT_WITHHELD;
+}
+
+static __always_inline bool filtered_port(u16 port)
+{
+	u16 number = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap16(port) : port;
+	u32 word = number >> 6;
+	u64 *bits = filtered_ports.lookup(&word);
+
+	return bits && *bits >> (number & 63) & 1;
+}
+
+/* Whether the operator does not want a record of it. To where it went is what the agent calls its target. */
+static __always_inline bool filtered(struct otc_event *event)
+{
+	struct otc_network peer = {.bits = 128};
+	u16 family = event->family, port = event->peer_port;
+	u32 *by, uid = event->uid, mapped = OTC_MAPPED;
+	u8 address[16];
+	int zero = 0;
+
+	by = filters.lookup(&zero);
+	if (!by || !*by)
+		return false;
+	if (*by & OTC_BY_UID && filtered_uids.lookup(&uid))
+		return true;
+	if (event->hooks & OTC_HOOK_SYN_SENT) {
+		__builtin_memcpy(address, event->peer_address, 16);
+	} else if (event->flags & OTC_FLAG_REQUESTED) {
+		family = event->requested_family;
+		port = event->requested_port;
+		__builtin_memcpy(address, event->requested_address, 16);
+	} else {
+		return false;
+	}
+	if (family == OTC_AF_INET6) {
+		__builtin_memcpy(peer.address, address, 16);
+	} else if (family == OTC_AF_INET) {
+		__builtin_memcpy(peer.address + 8, &mapped, 4);
+		__builtin_memcpy(peer.address + 12, address, 4);
+	} else {
+		return false;
+	}
+	if (*by & OTC_BY_PORT && filtered_port(port))
+		return true;
+	return *by & OTC_BY_NETWORK && filtered_networks.lookup(&peer);
 }
 
 /* Only what the outcome depends on for such an ending: everything else would tell apart what is alike. */
@@ -347,9 +403,11 @@ static __always_inline void tally(struct otc_counters *count, struct otc_event *
 
 static __always_inline void emit(struct otc_counters *count, struct otc_event *event)
 {
-	u8 withheld = withhold(event);
+	u8 withheld = filtered(event) ? OTC_FILTERED : withhold(event);
 
-	if (withheld) {
+	if (withheld == OTC_FILTERED) {
+		COUNT(count->filtered);
+	} else if (withheld) {
 		COUNT(count->throttled);
 	} else if (events.ringbuf_output(event, sizeof(*event), OTC_NO_WAKEUP) < 0) {
 		COUNT(count->ring_full);

@@ -77,6 +77,7 @@ enum otc_withheld {
 	OTC_CGROUP_RATE = 2,   /* that of its cgroup was, and its process had not been quiet */
 	OTC_RING_PRESSURE = 3, /* the ring was more than half full, and its process had not been quiet */
 	OTC_RING_FULL = 4,     /* there was no room in the ring */
+	OTC_FILTERED = 5,      /* the operator does not want one */
 };
 
 /* What the attempts of one tally have in common: less and less, as the tallies of a turn grow many. */
@@ -122,6 +123,19 @@ struct otc_tally {
 
 _Static_assert(sizeof(struct otc_tally) == 32, "otc_tally: the decoder reads 32 bytes");
 
+/* By what attempts are filtered: which of the maps of filters have entries. */
+#define OTC_BY_UID     1
+#define OTC_BY_PORT    2
+#define OTC_BY_NETWORK 4
+
+/* A network of peers, the key of a trie: an IPv4 one is that of its v4-mapped addresses. */
+struct otc_network {
+	__u32 bits; /* of the address that count: 0 .. 128 */
+	__u8 address[16];
+};
+
+_Static_assert(sizeof(struct otc_network) == 20, "otc_network: the agent writes 20 bytes");
+
 #define OTC_PATH_BYTES 768
 
 /*
@@ -142,8 +156,8 @@ _Static_assert(sizeof(struct otc_executable) == 800, "otc_executable: the decode
 
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
- * seen == emitted + ring_full + pending_full + throttled + the entries of the table of attempts,
- * and ring_full + throttled == the attempts of all tallies + untallied.
+ * seen == emitted + ring_full + pending_full + throttled + filtered + the entries of the table of attempts,
+ * and ring_full + throttled + filtered == the attempts of all tallies + untallied.
  */
 struct otc_counters {
 	__u64 seen;         /* attempts, counted before anything else is done with them */
@@ -155,7 +169,8 @@ struct otc_counters {
 	__u64 own;          /* attempts of the agent itself */
 	__u64 throttled;    /* attempts that got no record because there were too many of them */
 	__u64 untallied;    /* attempts without a record that found no room among the tallies either */
-	__u64 padding[7];   /* no cache line is shared between CPUs */
+	__u64 filtered;     /* attempts that got no record because the operator does not want one */
+	__u64 padding[6];   /* no cache line is shared between CPUs */
 };
 
 _Static_assert(sizeof(struct otc_counters) == 128, "otc_counters: one CPU's is two cache lines");

@@ -23,6 +23,7 @@ _BATCH = struct.Struct("=QQQQIIQQ")  # in_batch, out_batch, keys, values, count,
 _COUNT_AT = 32
 _BATCH_ENTRIES = 1024  # more than any bucket has
 _KEY = struct.Struct("=Q")
+_INDEX = struct.Struct("=I")
 _INFO = struct.Struct("=IIQ")  # bpf_fd, info_len, info
 _PROG_INFO_BYTES = 232
 _RECURSION_MISSES_AT = 208  # of struct bpf_prog_info; since Linux 5.12
@@ -77,14 +78,7 @@ class HashMap:
 
     def delete(self, key: int) -> bool:
         """Delete an entry; False when someone else did first."""
-        wanted = ctypes.create_string_buffer(_KEY.pack(key), _KEY.size)
-        try:
-            _bpf(_MAP_DELETE, _ELEMENT.pack(self._descriptor, ctypes.addressof(wanted), 0, 0))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        return remove(self._descriptor, _KEY.pack(key))
 
     def _batches(self) -> Iterator[tuple[bytes, bytes]]:
         """Read bucket by bucket. From key to key it might never end: where a key is gone, that begins anew."""
@@ -100,15 +94,31 @@ class HashMap:
             begin = places[0]
 
 
-def put(descriptor: int, value: bytes) -> None:
-    """Set the first element of an array.
+def put(descriptor: int, value: bytes, index: int = 0) -> None:
+    """Set an element of an array.
 
     In an array of maps the value is a map's descriptor, and this returns only when no program that found the
     former map there is still at work.
     """
-    key = ctypes.create_string_buffer(4)
-    held = ctypes.create_string_buffer(value, len(value))
-    _bpf(_MAP_UPDATE, _ELEMENT.pack(descriptor, ctypes.addressof(key), ctypes.addressof(held), 0))
+    insert(descriptor, _INDEX.pack(index), value)
+
+
+def insert(descriptor: int, key: bytes, value: bytes) -> None:
+    """Set the element with this key; raises OSError when there is no room for it."""
+    wanted, held = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    _bpf(_MAP_UPDATE, _ELEMENT.pack(descriptor, ctypes.addressof(wanted), ctypes.addressof(held), 0))
+
+
+def remove(descriptor: int, key: bytes) -> bool:
+    """Delete the element with this key; False when someone else did first."""
+    wanted = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_DELETE, _ELEMENT.pack(descriptor, ctypes.addressof(wanted), 0, 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def take_all(descriptor: int, key_bytes: int, value_bytes: int, limit: int) -> tuple[bytes, bytes]:

@@ -13,7 +13,10 @@ import socket
 import sys
 from typing import Any, NamedTuple
 
-MAPS = ("events", "in_progress", "counters", "ring", "tallies", "tally_even", "tally_odd", "tallies_begun")
+MAPS = (
+    *("events", "in_progress", "counters", "ring", "tallies", "tally_even", "tally_odd", "tallies_begun"),
+    *("filters", "filtered_uids", "filtered_ports", "filtered_networks"),
+)
 
 STATE_HOOK = "inet_sock_set_state"
 END_PROGRAMS = ("end_attempt", "end_attempt_again")

@@ -14,6 +14,7 @@ from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import END_PROGRAMS, Loaded
 from otel_connect.capture.clock import clock_offsets
+from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
     COUNTERS,
     EVENT,
@@ -29,7 +30,7 @@ from otel_connect.capture.loader import load_probes
 from otel_connect.capture.offsets import find_offsets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
-from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, KernelCounters, Tally
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, KernelCounters, KernelFilters, Tally
 
 _PAGE = mmap.PAGESIZE
 _DESCRIPTOR = struct.Struct("=i")
@@ -81,6 +82,7 @@ class KernelCapture:
             "OTC_MAX_IN_PROGRESS": config.max_in_progress,
             "OTC_OWN_PID": own_pid,
             "OTC_MAX_TALLIES": _MAX_TALLIES,
+            "OTC_MAX_FILTERS": MAX_FILTERS,
             **bucket_numbers(config),
         }
         loaded = load(numbers)
@@ -95,6 +97,7 @@ class KernelCapture:
         )
         self._ring = _Ring(loaded.maps["events"], ring_bytes)
         self._in_progress_limit = config.max_in_progress
+        self._filters = FilterMaps(loaded.maps)
         self._turns = _Turns(loaded.maps)
         self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
@@ -145,11 +148,15 @@ class KernelCapture:
         After ``detach`` it waits for the last programs in any case: then nothing changes any more.
         """
         counters = self.counters()
-        withheld = counters.throttled + counters.ring_full
+        withheld = counters.throttled + counters.ring_full + counters.filtered
         if withheld == self._withheld_before and self._attached:
             return []
         self._withheld_before = withheld
         return decode_tallies(*self._turns.take(), self._clock)
+
+    def filter(self, filters: KernelFilters) -> None:
+        """Have the probes leave out what these hold of from now on."""
+        self._filters.apply(filters)
 
     def in_progress(self) -> int:
         """Count the attempts that have no end yet."""

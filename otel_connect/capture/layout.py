@@ -55,7 +55,7 @@ EXECUTABLE_FIELDS = (
     ("padding", "13x"),
     ("names", "768s"),
 )
-COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "56x"))
+COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "48x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
 EXECUTABLE = struct.Struct("=" + "".join(code for _, code in EXECUTABLE_FIELDS))

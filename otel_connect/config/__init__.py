@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from otel_connect.config.filters import FilterConfig
 from otel_connect.config.networks import KnownPeer, without_duplicates
 from otel_connect.config.section import Section
 from otel_connect.errors import ConfigError
@@ -210,6 +211,7 @@ class Configuration(Section):
 
     capture: CaptureConfig = CaptureConfig()
     enrich: EnrichConfig = EnrichConfig()
+    filter: FilterConfig = FilterConfig()
     encode: EncodeConfig = EncodeConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()

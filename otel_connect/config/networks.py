@@ -1,5 +1,6 @@
 """Networks and ports as the configuration writes them, and what the operator says of them."""
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, NamedTuple, TypeAlias
@@ -11,6 +12,7 @@ from otel_connect.config.section import Section
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _MAPPED_BITS = 96
 _LAST_PORT = 65535
+_PORTS = re.compile(r"([0-9]{1,5})(?: ?- ?([0-9]{1,5}))?")
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:
@@ -40,11 +42,11 @@ class PortRange(NamedTuple):
 
 
 def _ports(value: object) -> PortRange:
-    texts = [str(value)] if isinstance(value, int) else value.split("-") if isinstance(value, str) else []
-    numbers = [int(text) for text in texts if text.strip().isascii() and text.strip().isdigit() and len(text) < 8]
-    if not 1 <= len(texts) == len(numbers) <= 2 or not 1 <= numbers[0] <= numbers[-1] <= _LAST_PORT:
+    found = _PORTS.fullmatch(str(value)) if isinstance(value, int | str) else None
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high <= _LAST_PORT:
         raise ValueError('must be a port from 1 to 65535, or a range such as "8000-8999"')
-    return PortRange(numbers[0], numbers[-1])
+    return PortRange(low, high)
 
 
 Ports: TypeAlias = Annotated[PortRange, BeforeValidator(_ports)]

@@ -18,6 +18,7 @@ from otel_connect.model import (
     Attempt,
     ConnectEvent,
     KernelCounters,
+    KernelFilters,
     Request,
     Signal,
     Tallied,
@@ -62,6 +63,9 @@ class Recorded:
     def counters(self) -> KernelCounters:
         """Count what the readings hold."""
         return KernelCounters(self._records, self._records, 0, 0, 0, 0, 0)
+
+    def filter(self, filters: KernelFilters) -> None:
+        """There are none."""
 
     def in_progress(self) -> int:
         """Nothing is in progress."""

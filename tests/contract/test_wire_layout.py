@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_connect.capture.filters import BY_NETWORK, BY_PORT, BY_UID, NETWORK, NETWORK_FIELDS
 from otel_connect.capture.layout import COUNTER_FIELDS, COUNTERS, EVENT, EVENT_FIELDS, EXECUTABLE, EXECUTABLE_FIELDS
 from otel_connect.capture.tallies import TALLY, TALLY_FIELDS, TALLY_KEY, TALLY_KEY_FIELDS
 from otel_connect.model import Detail, Ending, EventFlag, Hook, Withheld
@@ -33,6 +34,7 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
         ("otc_counters", COUNTER_FIELDS, COUNTERS),
         ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),
         ("otc_tally", TALLY_FIELDS, TALLY),
+        ("otc_network", NETWORK_FIELDS, NETWORK),
     ],
 )
 def test_every_field_stands_where_the_decoder_reads_it(
@@ -56,3 +58,8 @@ def test_numbers_of_the_header_are_those_of_the_model(
     # An expired attempt is the agent's own finding: no probe ever writes it.
     members = [member for member in numbers if member is not Ending.EXPIRED]
     assert compile_and_run([prefix + str(m.name) for m in members], tmp_path) == [m.value for m in members]
+
+
+def test_kinds_of_filters_have_the_same_numbers(tmp_path: Path) -> None:
+    printed = compile_and_run(["OTC_BY_UID", "OTC_BY_PORT", "OTC_BY_NETWORK"], tmp_path)
+    assert printed == [BY_UID, BY_PORT, BY_NETWORK]

@@ -17,6 +17,7 @@ from otel_connect.model import (
     Detail,
     Ending,
     KernelCounters,
+    KernelFilters,
     Outcome,
     Tallied,
     Tally,
@@ -58,6 +59,9 @@ class FakeSource:
 
     def counters(self) -> KernelCounters:
         return self._counters
+
+    def filter(self, filters: KernelFilters) -> None:
+        self.filters = filters
 
     def in_progress(self) -> int:
         return len(self.waiting)
@@ -149,6 +153,7 @@ def test_every_loss_is_in_the_balance() -> None:
         "kernel_ring_full": 5,
         "kernel_map_full": 0,
         "kernel_throttled": 0,
+        "filtered": 0,
         "undecodable": 2,
     }
     assert (output.closed.seen, output.closed.shown, output.closed.probe_missed) == (8, 1, 3)
