@@ -280,6 +280,8 @@ class Agent:
             return
         now = self._wall_ns()
         attempts = self._sift([self._attempt(event, now) for event in events])
+        if self._enricher.conceals:
+            attempts = [one._replace(event=self._enricher.conceal(one.event)) for one in attempts]
         self._output.write(attempts)
         self._shown += len(attempts)
 
@@ -294,10 +296,12 @@ class Agent:
             (others if left_out else wanted).append(attempt)
         self._filtered += len(others)
         if others and self._filters.counted:
-            self._output.count(
-                [Tallied(one.event, one.verdict, one.named, Detail.WHOLE, 1, one.event.duration_ns) for one in others]
-            )
+            self._output.count([self._counted(attempt) for attempt in others])
         return wanted
+
+    def _counted(self, attempt: Attempt) -> Tallied:
+        event = self._enricher.conceal(attempt.event)
+        return Tallied(event, attempt.verdict, attempt.named, Detail.WHOLE, 1, event.duration_ns)
 
     def _count(self, now: float) -> None:
         """Take what has been withheld since the last time, and see whose limits that were."""
@@ -309,7 +313,8 @@ class Agent:
             if not self._filters.counted and self._unwanted(tally, named):
                 continue
             verdict = decide(tally.event)
-            tallied.append(Tallied(tally.event, verdict, named, tally.detail, tally.attempts, tally.duration_ns))
+            event = self._enricher.conceal(tally.event)
+            tallied.append(Tallied(event, verdict, named, tally.detail, tally.attempts, tally.duration_ns))
         if tallied:
             self._output.count(tallied)
         untallied = self._source.counters().untallied

@@ -23,6 +23,7 @@ import click
 
 from otel_connect import __version__
 from otel_connect.config import Configuration, Layer, Output, Protocol, build, file_layer
+from otel_connect.enrich.mask_key import masks
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError, OtelConnectError
 from otel_connect.export.endpoint import output_kind, resolve
@@ -117,6 +118,7 @@ def validate(file: Path | None) -> None:
 
         if problems := dict.fromkeys(line for place in endpoints.values() for line in file_problems(place)):
             raise ConfigError(list(problems))
+    masks(configuration.enrich)
     for name, place in endpoints.items():
         click.echo(f"{name}: {place.protocol} to {place.url}")
     if not endpoints:

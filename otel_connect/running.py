@@ -8,6 +8,7 @@ from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, List
 from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
+from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
@@ -125,6 +126,7 @@ class Running:
         Returns the keys that have changed but need a restart.
         """
         old = self._configuration
+        enricher = make_enricher(new.enrich, host_processes=self._host_processes) if _renames(old, new) else None
         stays = output_kind(new.export) is output_kind(self._started_with.export)
         listener = self._pages.prepare(new)
         try:
@@ -135,8 +137,8 @@ class Running:
             raise
         self._pages.move(listener)
         start_log(new.log.format)
-        if new.enrich != old.enrich:
-            self._agent.rename(make_enricher(new.enrich, host_processes=self._host_processes))
+        if enricher is not None:
+            self._agent.rename(enricher)
         if new.filter != old.filter:
             self._agent.filter(Filters(new.filter))
         self._agent.interval_s = new.capture.drain_interval_ms / 1000
@@ -145,10 +147,22 @@ class Running:
 
 
 def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
-    """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes."""
+    """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes.
+
+    Raises ConfigError when a file that the configuration names cannot be used.
+    """
     lookup = executable if host_processes else lambda _pid, _start: None
-    processes = Processes(lookup, user_name, config.process_cache_size)
-    return Enricher(processes, KnownPeers(config.known_peers))
+    processes = Processes(lookup, user_name if config.user_names else _nameless, config.process_cache_size)
+    return Enricher(processes, KnownPeers(config.known_peers), masks(config))
+
+
+def _nameless(_uid: int) -> None:
+    """Know no user's name."""
+
+
+def _renames(old: Configuration, new: Configuration) -> bool:
+    """Whether something is to be found out, or said, in another way; the file of a key may hold another one."""
+    return new.enrich != old.enrich or new.enrich.mask_key_file is not None
 
 
 def _changed(old: Configuration, new: Configuration) -> list[str]:

@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from otel_connect.config.filters import FilterConfig
@@ -95,6 +95,22 @@ class EnrichConfig(Section):
     """Processes remembered, by pid and start time."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
+    user_names: bool = True
+    """Whether users are called by name, or by number alone."""
+    mask_addresses: Literal["none", "prefix", "hash"] = "none"
+    """What becomes of addresses before they leave the agent: nothing, their host bits dropped, or a keyed hash."""
+    mask_ipv4_prefix: Annotated[int, Field(ge=0, le=32)] = 24
+    """Bits of an IPv4 address that stay, for ``prefix``."""
+    mask_ipv6_prefix: Annotated[int, Field(ge=0, le=128)] = 64
+    """The same for IPv6."""
+    mask_key_file: File | None = None
+    """The key for ``hash``, at least 16 bytes."""
+
+    @model_validator(mode="after")
+    def _has_key(self) -> Self:
+        if self.mask_addresses == "hash" and self.mask_key_file is None:
+            raise ValueError('mask_addresses = "hash" needs a key: name its file by mask_key_file')
+        return self
 
 
 class EncodeConfig(Section):

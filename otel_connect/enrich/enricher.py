@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from otel_connect.enrich.masks import Masks
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.model import ConnectEvent, Executable, Named, Workload
@@ -10,14 +11,20 @@ from otel_connect.model import ConnectEvent, Executable, Named, Workload
 class Enricher:
     """Says of an attempt whose it is, and to whom."""
 
-    def __init__(self, processes: Processes, peers: KnownPeers) -> None:
+    def __init__(self, processes: Processes, peers: KnownPeers, masks: Masks | None = None) -> None:
         self._processes = processes
         self._peers = peers
+        self._masks = masks
 
     @property
     def misses(self) -> int:
         """Processes whose executable was not to be found out any more."""
         return self._processes.misses
+
+    @property
+    def conceals(self) -> bool:
+        """Whether ``conceal`` changes anything."""
+        return self._masks is not None
 
     def learn(self, executables: Iterable[Executable]) -> None:
         """Take note of what the kernel tells about processes."""
@@ -35,3 +42,7 @@ class Enricher:
             Workload(f"unknown_service:{process.executable_name}"),
             service_peer_name=self._peers.find(*event.target),
         )
+
+    def conceal(self, event: ConnectEvent) -> ConnectEvent:
+        """Return the event as it may leave the agent, once all is decided that depends on its addresses."""
+        return event if self._masks is None else self._masks.event(event)
