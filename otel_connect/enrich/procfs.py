@@ -18,14 +18,19 @@ def executable(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> str 
     here = proc / str(pid)
     try:
         path = os.fsencode((here / "exe").readlink())
-        stat = (here / "stat").read_bytes()
+        if not is_process(here, start_boot_ns):
+            return None
     except OSError:
         return None
+    return path.decode("utf-8", "backslashreplace").removesuffix(" (deleted)")
+
+
+def is_process(folder: Path, start_boot_ns: int) -> bool:
+    """Say whether ``/proc/<pid>`` is still that of the process that began then; raises OSError when it is gone."""
+    stat = (folder / "stat").read_bytes()
     # The name in the second field may hold blanks and parentheses, so fields are counted from its end.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    if int(fields[_START_TIME - 3]) != start_boot_ns // _NS_PER_TICK:
-        return None
-    return path.decode("utf-8", "backslashreplace").removesuffix(" (deleted)")
+    return int(fields[_START_TIME - 3]) == start_boot_ns // _NS_PER_TICK
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,143 @@
+"""The context that a process publishes of itself in its memory: its resource, as its own SDK has it (OTEP 4719).
+
+The process maps a page named OTEL_CTX, which begins with a header::
+
+    char     signature[8]     "OTEL_CTX", written last
+    uint32   version          2
+    uint32   payload_size
+    uint64   published_at_ns  0 while it is being changed
+    uint64   payload          where the protobuf message is
+
+The message is a ``ProcessContext``, whose first field is a ``Resource``; publishers of the first drafts of version
+2 have the ``Resource`` itself there. What is read belongs to another process, which may write anything, and at any
+time: sizes are bounded, and what changes while it is read is not taken.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from otel_connect.enrich.procfs import is_process
+from otel_connect.enrich.published import bounded
+
+Read = Callable[[int, int], bytes]
+"""Reads at an address of a process so many bytes, or fewer; raises OSError, or OverflowError where none can be."""
+
+_HEADER = struct.Struct("=8sIIQQ")
+_SIGNATURE, _VERSION = b"OTEL_CTX", 2
+_MOST_PAYLOAD = 64 << 10
+_MOST_MAPS = 4 << 20
+"""Of /proc/<pid>/maps, in bytes: about 40,000 mappings."""
+_CHUNK = 64 << 10
+_TRIES = 3
+# As it is called by memfd_create, by prctl after that, and by prctl alone.
+_MAPPINGS = (b"/memfd:OTEL_CTX", b"[anon_shmem:OTEL_CTX]", b"[anon:OTEL_CTX]")
+
+
+def process_context(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> dict[str, str] | None:
+    """Read the resource attributes that a process publishes; ``None`` when it does not, is gone or may not be read.
+
+    A process with the same pid but another start time is another process.
+    """
+    here = proc / str(pid)
+    try:
+        address = _find(here / "maps")
+        if address is None:
+            return None
+        with (here / "mem").open("rb", buffering=0) as memory:
+            if not is_process(here, start_boot_ns):
+                return None
+            payload = read_payload(lambda at, size: os.pread(memory.fileno(), size, at), address)
+    except (OSError, ValueError, OverflowError):
+        return None
+    return None if payload is None else attributes(payload)
+
+
+def read_payload(read: Read, address: int) -> bytes | None:
+    """Read the message that the header at this address points to; ``None`` unless it is whole.
+
+    Raises OSError where nothing can be read.
+    """
+    for _ in range(_TRIES):
+        header = _whole(read, address, _HEADER.size)
+        signature, version, size, published, payload = _HEADER.unpack(header)
+        if signature != _SIGNATURE or version != _VERSION or not 0 < size <= _MOST_PAYLOAD:
+            return None
+        if not published:
+            continue
+        try:
+            message = _whole(read, payload, size)
+        except (OSError, OverflowError):
+            message = b""
+        if _whole(read, address, _HEADER.size) == header:
+            return message or None
+    return None
+
+
+def attributes(payload: bytes) -> dict[str, str] | None:
+    """Decode a message; ``None`` if it is none. Values are written as text, those that have no simple one left out."""
+    try:
+        resource = _resource(payload)
+    except DecodeError:
+        return None
+    return bounded((one.key, text) for one in resource.attributes if (text := _text(one.value)) is not None)
+
+
+def _find(maps: Path) -> int | None:
+    """Return where the mapping begins; raises OSError or ValueError."""
+    with maps.open("rb", buffering=0) as file:
+        for line in _lines(file):
+            if _SIGNATURE in line:
+                fields = line.split(None, 5)
+                if len(fields) > 5 and fields[5].removesuffix(b" (deleted)") in _MAPPINGS:
+                    return int(fields[0].partition(b"-")[0], 16)
+    return None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Return those lines that may be of use, without splitting all of a file that has thousands."""
+    rest = b""
+    for _ in range(_MOST_MAPS // _CHUNK):
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            return
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if newline and _SIGNATURE in whole:
+            yield from whole.split(b"\n")
+
+
+def _whole(read: Read, address: int, size: int) -> bytes:
+    found = read(address, size)
+    if len(found) != size:
+        raise OSError("cut short")
+    return found
+
+
+def _resource(payload: bytes) -> Resource:
+    """Raise DecodeError if it is no message."""
+    try:
+        resource = Resource.FromString(BytesValue.FromString(payload).value)  # what is first in a ProcessContext
+    except DecodeError:
+        return Resource.FromString(payload)
+    # Taken for a ProcessContext, a bare Resource has the texts of its keys where attributes should be.
+    if resource.attributes and all(one.key for one in resource.attributes):
+        return resource
+    return Resource.FromString(payload)
+
+
+def _text(value: AnyValue) -> str | None:
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return str(value.string_value)
+    if kind == "bool_value":
+        return "true" if value.bool_value else "false"
+    if kind in ("int_value", "double_value"):
+        return str(getattr(value, kind))
+    return None
