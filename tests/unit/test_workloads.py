@@ -1,0 +1,132 @@
+"""Whose telemetry an attempt is: precedence, what is remembered, and when a context is asked for again."""
+
+from otel_connect.enrich.cgroups import Whereabouts
+from otel_connect.enrich.workloads import LOOK_AGAIN_S, Workloads, workload
+from otel_connect.model import ConnectEvent, Process, Surroundings, Workload
+from tests.support.events import make_event
+
+CURL = Process("curl", "/usr/bin/curl", "alice")
+ID = "ab" * 32
+
+
+class Host:
+    """Contexts and surroundings to be asked for, and a clock; remembers who asked."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[int, dict[str, str]] = {}
+        self.surrounding = Surroundings()
+        self.asked: list[int] = []
+        self.places = 0
+        self.now = 100.0
+        self.workloads = Workloads(self._context, 4, lambda: self.now)
+
+    def of(self, **changes: int) -> Workload:
+        return self.workloads.of(make_event(**changes), CURL, self._surroundings)
+
+    def _context(self, pid: int, _start_boot_ns: int) -> dict[str, str] | None:
+        self.asked.append(pid)
+        return self.contexts.get(pid)
+
+    def _surroundings(self, _event: ConnectEvent) -> Surroundings:
+        self.places += 1
+        return self.surrounding
+
+
+def test_the_name_is_the_contexts_then_the_environments_then_the_units_then_the_executables() -> None:
+    context, environment, unit = {"service.name": "c"}, {"service.name": "e"}, Whereabouts(service="u")
+    nothing: dict[str, str] = {}
+    assert workload(context, environment, unit, "x").service_name == "c"
+    assert workload(nothing, environment, unit, "x").service_name == "e"
+    assert workload(nothing, nothing, unit, "x").service_name == "u"
+    assert workload(nothing, nothing, Whereabouts(), "x").service_name == "unknown_service:x"
+
+
+def test_what_an_sdk_calls_a_service_without_a_name_is_no_name() -> None:
+    unnamed = {"service.name": "unknown_service:java"}
+    assert workload(unnamed, {}, Whereabouts(service="shop"), "java").service_name == "shop"
+    assert workload(unnamed, unnamed, Whereabouts(), "java17").service_name == "unknown_service:java17"
+
+
+def test_attributes_of_both_sources_are_joined_and_the_context_wins() -> None:
+    context = {"service.instance.id": "7", "a": "context"}
+    environment = {"service.namespace": "web", "service.instance.id": "1", "a": "environment", "b": "2"}
+    assert workload(context, environment, Whereabouts(), "x") == Workload(
+        "unknown_service:x", "web", "7", None, None, (("a", "context"), ("b", "2"))
+    )
+
+
+def test_the_kernels_container_and_pod_win_over_published_ones() -> None:
+    published = {"container.id": "published", "k8s.pod.uid": "published"}
+    assert workload(published, {}, Whereabouts(ID, "uid"), "x")[3:] == (ID, "uid", ())
+    assert workload(published, {}, Whereabouts(), "x")[3:] == ("published", "published", ())
+
+
+def test_surroundings_are_read() -> None:
+    host = Host()
+    variables = (("OTEL_SERVICE_NAME", "shop"), ("OTEL_RESOURCE_ATTRIBUTES", "service.namespace=web,team=a"))
+    host.surrounding = Surroundings("/", f"/docker/{ID}", variables)
+    assert host.of() == Workload("shop", "web", None, ID, None, (("team", "a"),))
+
+
+def test_a_process_is_looked_up_once() -> None:
+    host = Host()
+    host.contexts[7] = {"service.name": "shop"}
+    assert {host.of(pid=7) for _ in range(5)} == {Workload("shop")}
+    assert (host.asked, host.places) == ([7], 1)
+
+
+def test_another_start_program_or_cgroup_is_looked_up_again() -> None:
+    host = Host()
+    for change in ({}, {"process_start_boot_ns": 9}, {"exec_id": 9}, {"cgroup_id": 9}, {}):
+        host.of(pid=7, **change)
+    assert host.asked == [7, 7, 7, 7]
+
+
+def test_attempts_that_were_only_counted_are_of_the_latest_program() -> None:
+    host = Host()
+    host.contexts[7] = {"service.name": "shop"}
+    host.of(pid=7, exec_id=3, cgroup_id=5)
+    host.contexts.clear()
+    assert host.of(pid=7, exec_id=0, cgroup_id=0).service_name == "shop"
+    assert host.of(pid=8, exec_id=0, cgroup_id=0).service_name == "unknown_service:curl"
+
+
+def test_a_context_that_is_published_late_is_found() -> None:
+    host = Host()
+    assert host.of(pid=7).service_name == "unknown_service:curl"
+    host.contexts[7] = {"service.name": "shop"}
+    assert host.of(pid=7).service_name == "unknown_service:curl"
+    host.now += LOOK_AGAIN_S[0]
+    assert host.of(pid=7).service_name == "shop"
+    host.contexts[7] = {"service.name": "shop", "service.instance.id": "new"}
+    host.now += LOOK_AGAIN_S[1]
+    assert host.of(pid=7).service_instance_id == "new"
+
+
+def test_a_context_is_asked_for_a_bounded_number_of_times() -> None:
+    host = Host()
+    for _ in range(10_000):
+        host.of(pid=7)
+        host.now += 1
+    assert host.asked == [7] * (1 + len(LOOK_AGAIN_S))
+    host.of(pid=8)
+    host.now += LOOK_AGAIN_S[-1]
+    for _ in range(10):
+        host.of(pid=8)
+    assert host.asked[4:] == [8, 8]
+
+
+def test_a_process_that_has_gone_keeps_what_it_had_published() -> None:
+    host = Host()
+    host.contexts[7] = {"service.name": "shop"}
+    host.of(pid=7)
+    host.contexts.clear()
+    host.now += LOOK_AGAIN_S[0]
+    assert host.of(pid=7).service_name == "shop"
+
+
+def test_memory_is_bounded() -> None:
+    host = Host()
+    for pid in (*range(100), 0):
+        host.of(pid=pid)
+    assert host.asked.count(0) == 2
