@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.collector import DIRECT, RECIPE, Collector, collector_binary
+from tests.support.kubernetes import KubernetesApi, pod
 
 pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
 
@@ -136,7 +137,11 @@ def test_header_says_what_needs_start_see_change(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_is_valid_with_the_defaults_it_ships(name: str) -> None:
-    bare = {key: value for key, value in os.environ.items() if not re.match("COLLECTOR_|JAEGER_|TEMPO_", key)}
+    bare = {
+        key: value
+        for key, value in os.environ.items()
+        if not re.match("COLLECTOR_|JAEGER_|TEMPO_|BACKEND_|K8S_|KUBE", key)
+    }
     command = [str(collector_binary()), "validate", f"--config={CONFIGS[name]}"]
     answer = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -199,6 +204,63 @@ def test_tempo_delivers(tmp_path: Path, backend: Collector) -> None:
         assert_on_console(collector, BODY, "otel_connect.attempts{")
         assert not backend.log_records()
         assert not backend.metrics()
+
+
+POD, CONTAINER = "2c48913c-b29f-11e7-9350-020968147796", "3f1c9a8b" * 8
+DEPLOYMENT = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "checkout-6c45f8d6f6", "uid": "r"}
+LABELS = {"pod-template-hash": "6c45f8d6f6"}
+NAMES = {
+    "k8s.namespace.name": "shop",
+    "k8s.pod.name": "checkout-6c45f8d6f6-x7k2p",
+    "k8s.pod.uid": POD,
+    "k8s.deployment.name": "checkout",
+    "k8s.node.name": "node-1",
+}
+
+
+def workload(**attributes: str) -> dict[str, Any]:
+    pairs = {key.replace("__", "."): value for key, value in attributes.items()}
+    return {"attributes": [{"key": key, "value": {"stringValue": value}} for key, value in pairs.items()]}
+
+
+@pytest.mark.parametrize(
+    ("observed", "received"),
+    [
+        pytest.param(
+            {"service__name": "unknown_service:java", "container__id": CONTAINER, "k8s__pod__uid": POD},
+            {"service.name": "checkout", "container.id": CONTAINER, "k8s.container.name": "main", **NAMES},
+            id="both_ids",
+        ),
+        pytest.param(
+            {"service__name": "cart", "container__id": CONTAINER},
+            {"service.name": "cart", "container.id": CONTAINER, "k8s.container.name": "main", **NAMES},
+            id="container_id",
+        ),
+        pytest.param(
+            {"service__name": "unknown_service:sshd", "container__id": "ab" * 32},
+            {"service.name": "unknown_service:sshd", "container.id": "ab" * 32},
+            id="no_pod",
+        ),
+    ],
+)
+def test_kubernetes_delivers(
+    observed: dict[str, str], received: dict[str, str], tmp_path: Path, backend: Collector
+) -> None:
+    known = pod(NAMES["k8s.pod.name"], POD, CONTAINER, labels=LABELS, ownerReferences=[DEPLOYMENT])
+    with KubernetesApi([known]) as api:
+        variables = {
+            "BACKEND_OTLP": backend.http_endpoint,
+            "K8S_AUTH": "kubeConfig",
+            "K8S_NODE_NAME": "node-1",
+            "KUBECONFIG": str(api.kubeconfig(tmp_path)),
+        }
+        with Collector(tmp_path, config=CONFIGS["kubernetes"], environment=variables) as collector:
+            for path, message in REQUESTS.items():
+                [(kind, [scoped])] = message.items()
+                post(collector, path, {kind: [scoped | {"resource": workload(**observed)}]})
+            for arrived in (backend.log_records, backend.metrics, backend.spans):
+                [one] = collector.await_until(arrived)
+                assert one["resource"] == received
 
 
 def test_spans_wait_for_a_backend_that_is_down(tmp_path: Path, backend: Collector) -> None:
