@@ -9,9 +9,11 @@ from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.mask_key import masks
+from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
-from otel_connect.enrich.procfs import executable, user_name
+from otel_connect.enrich.procfs import executable, surroundings, user_name
+from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
 from otel_connect.serve.listener import Listener, wanted
@@ -151,9 +153,17 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
 
     Raises ConfigError when a file that the configuration names cannot be used.
     """
-    lookup = executable if host_processes else lambda _pid, _start: None
-    processes = Processes(lookup, user_name if config.user_names else _nameless, config.process_cache_size)
-    return Enricher(processes, KnownPeers(config.known_peers), masks(config))
+    remembered, user = config.process_cache_size, user_name if config.user_names else _nameless
+    if host_processes:
+        processes = Processes(executable, user, remembered, surroundings)
+        workloads = Workloads(process_context if config.process_context else _nothing, remembered)
+    else:
+        processes, workloads = Processes(_nothing, user, remembered), Workloads(_nothing, remembered)
+    return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config))
+
+
+def _nothing(_pid: int, _start_boot_ns: int) -> None:
+    """Answer nothing about a process."""
 
 
 def _nameless(_uid: int) -> None:

@@ -93,6 +93,8 @@ class EnrichConfig(Section):
 
     process_cache_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
     """Processes remembered, by pid and start time."""
+    process_context: bool = True
+    """Read the OpenTelemetry context that a process publishes in its memory: the name of its service, for one."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
     user_names: bool = True

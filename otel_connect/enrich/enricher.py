@@ -5,14 +5,18 @@ from collections.abc import Iterable
 from otel_connect.enrich.masks import Masks
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
-from otel_connect.model import ConnectEvent, Executable, Named, Workload
+from otel_connect.enrich.workloads import Workloads
+from otel_connect.model import ConnectEvent, Executable, Named
 
 
 class Enricher:
     """Says of an attempt whose it is, and to whom."""
 
-    def __init__(self, processes: Processes, peers: KnownPeers, masks: Masks | None = None) -> None:
+    def __init__(
+        self, processes: Processes, workloads: Workloads, peers: KnownPeers, masks: Masks | None = None
+    ) -> None:
         self._processes = processes
+        self._workloads = workloads
         self._peers = peers
         self._masks = masks
 
@@ -39,7 +43,7 @@ class Enricher:
         process = self._processes.name(event)
         return Named(
             process,
-            Workload(f"unknown_service:{process.executable_name}"),
+            self._workloads.of(event, process, self._processes.surroundings),
             service_peer_name=self._peers.find(*event.target),
         )
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 
 from cachetools import LRUCache
 
-from otel_connect.model import ConnectEvent, Executable, Process
+from otel_connect.model import ConnectEvent, Executable, Process, Surroundings
 
 ExecutableLookup = Callable[[int, int], str | None]
+SurroundingsLookup = Callable[[int, int], Surroundings | None]
 UserLookup = Callable[[int], str | None]
 
 
@@ -17,8 +18,15 @@ class Processes:
     what was lost on the way or is forgotten: each is asked once for a process.
     """
 
-    def __init__(self, executable: ExecutableLookup, user: UserLookup, remembered: int) -> None:
+    def __init__(
+        self,
+        executable: ExecutableLookup,
+        user: UserLookup,
+        remembered: int,
+        surroundings: SurroundingsLookup = lambda _pid, _start: None,
+    ) -> None:
         self._executable = executable
+        self._surroundings = surroundings
         self._user = user
         self._told: LRUCache[tuple[int, int, int], Executable] = LRUCache(remembered)
         self._latest: LRUCache[tuple[int, int], Executable] = LRUCache(remembered)
@@ -51,6 +59,10 @@ class Processes:
         process = Process(executable.name or event.comm, executable.path, self._user(event.uid))
         self._known[key] = process
         return process
+
+    def surroundings(self, event: ConnectEvent) -> Surroundings:
+        """Say what the process of an event lives in, as far as it is known."""
+        return self._surroundings(event.pid, event.process_start_boot_ns) or Surroundings()
 
     def _find(self, event: ConnectEvent) -> Executable | None:
         who = event.pid, event.process_start_boot_ns

@@ -5,8 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 from pwd import getpwuid
 
+from otel_connect.enrich.published import ATTRIBUTES_VARIABLE, NAME_VARIABLE
+from otel_connect.model import Surroundings
+
 _START_TIME = 22  # field of /proc/<pid>/stat, counted from 1 as in proc(5)
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_MOST_ENVIRONMENT = 128 << 10
+_VARIABLES = (NAME_VARIABLE, ATTRIBUTES_VARIABLE)
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
@@ -23,6 +28,33 @@ def executable(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> str 
     except OSError:
         return None
     return path.decode("utf-8", "backslashreplace").removesuffix(" (deleted)")
+
+
+def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Surroundings | None:
+    """Return what a process lives in, ``None`` when it is gone or may not be asked.
+
+    Its cgroups are as they are seen from the cgroup namespace of the agent.
+    """
+    here = proc / str(pid)
+    try:
+        cgroups = (here / "cgroup").read_bytes()
+        with (here / "environ").open("rb") as file:
+            environment = file.read(_MOST_ENVIRONMENT)
+        if not is_process(here, start_boot_ns):
+            return None
+    except OSError:
+        return None
+    paths = {}
+    for line in cgroups.splitlines():
+        _, controllers, path = line.decode("utf-8", "backslashreplace").split(":", 2)
+        paths[controllers] = path
+    variables = tuple(
+        (name, entry.removeprefix(name.encode() + b"=").decode("utf-8", "backslashreplace"))
+        for entry in environment.split(b"\0")
+        for name in _VARIABLES
+        if entry.startswith(name.encode() + b"=")
+    )
+    return Surroundings(paths.get(""), paths.get("pids"), variables)
 
 
 def is_process(folder: Path, start_boot_ns: int) -> bool:

@@ -7,8 +7,6 @@ from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.layout import ClockOffsets, decode_event, ring_records
 from otel_connect.config import ExportConfig
 from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Processes
 from otel_connect.export.delay import Delays
 from otel_connect.export.ledger import Account, Ledger
 from otel_connect.export.sender import Health
@@ -26,15 +24,14 @@ from otel_connect.model import (
     ThrottleEvent,
 )
 from tests.bench.records import READING
+from tests.support.enriching import make_enricher
 
 CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_000_000_000_000)
 
 
 def fake_enricher() -> Enricher:
     """Name processes without asking the host."""
-    return Enricher(
-        Processes(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format, 4096), KnownPeers(())
-    )
+    return make_enricher(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format)
 
 
 class Recorded:

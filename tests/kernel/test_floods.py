@@ -12,9 +12,6 @@ from otel_connect.agent import Agent
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
-from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.model import (
     Attempt,
@@ -27,6 +24,7 @@ from otel_connect.model import (
     ThrottleEvent,
     Withheld,
 )
+from tests.support.enriching import make_enricher
 from tests.support.flood import Flood, Floods, other_cgroup
 from tests.support.network import closed_port
 from tests.support.soak import LongRun, by_length
@@ -85,7 +83,7 @@ class While:
 
 
 def run_agent(capture: KernelCapture, output: Collected, stop: While) -> Balance:
-    enricher = Enricher(Processes(executable, user_name, 4096), KnownPeers(()))
+    enricher = make_enricher(executable, user_name)
     return Agent(capture, enricher, output, 0.05).run(stop)
 
 

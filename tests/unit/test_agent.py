@@ -6,9 +6,6 @@ import pytest
 
 from otel_connect.agent import Agent
 from otel_connect.capture.kernel import Drained, Fill
-from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Processes
 from otel_connect.figures import AgentState
 from otel_connect.model import (
     Attempt,
@@ -24,6 +21,7 @@ from otel_connect.model import (
     ThrottleEvent,
     Withheld,
 )
+from tests.support.enriching import make_enricher
 from tests.support.events import make_event
 
 
@@ -124,7 +122,7 @@ def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/b
             return self.calls > rounds
 
     output = Collected()
-    enricher = Enricher(Processes(lambda _pid, _start: executable, lambda _uid: "alice", 16), KnownPeers(()))
+    enricher = make_enricher(lambda _pid, _start: executable, lambda _uid: "alice")
     balance = Agent(source, enricher, output, 0.0).run(StopAfter())
     assert output.closed == balance
     assert balance.difference == 0
@@ -192,7 +190,7 @@ class Clocks:
 
 def run_with(clocks: Clocks) -> FakeSource:
     source = FakeSource()
-    enricher = Enricher(Processes(lambda _pid, _start: None, lambda _uid: None, 16), KnownPeers(()))
+    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None)
     agent = Agent(
         source, enricher, Collected(), 0.0, wall_ns=lambda: clocks.wall, monotonic_ns=lambda: clocks.monotonic
     )
@@ -225,7 +223,7 @@ def test_what_moves_is_derived_and_what_stands_still_is_counted() -> None:
             return self._counters
 
     output = Collected()
-    enricher = Enricher(Processes(lambda _pid, _start: None, lambda _uid: None, 16), KnownPeers(()))
+    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None)
     agent = Agent(Moving(in_progress=[make_event()]), enricher, output, 0.0)
     assert agent.balance().difference == 0
     lying = FakeSource(in_progress=[make_event()])
