@@ -11,7 +11,7 @@ from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.events import AgentEvent, encode_event, stopped
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.repeats import Repeats
-from otel_connect.encode.resource import Resource, resource_message
+from otel_connect.encode.resource import Resource, WorkloadResources, resource_message
 from otel_connect.encode.throttles import throttle_event
 from otel_connect.export.delay import BOUNDARIES_S, Delays
 from otel_connect.export.ledger import Account as Records
@@ -150,6 +150,7 @@ class Telemetry:
         self._encode_errors = 0
         self._events: Counter[str] = Counter()
         self._resource = resource_message(resource)
+        self._workloads = WorkloadResources(resource)
         self._metrics = AttemptMetrics(resource, figures=lambda: Figures(self._state, self.outlet(self._state)))
         self._repeats = Repeats(configuration.encode)
         self._batch: list[Attempt] = []
@@ -233,9 +234,10 @@ class Telemetry:
         self._flush_interval = configuration.export.flush_interval_ms / 1000
         self._metric_interval = configuration.export.metric_interval_ms / 1000
         self._next_metrics = self._clock() + self._metric_interval
-        self._encoder = Encoder(configuration.encode, self._resource, self._metrics)
+        self._metrics.expire_s = configuration.encode.series_expire_s
+        self._encoder = Encoder(configuration.encode, self._workloads, self._metrics)
         # For what the metrics have counted before.
-        self._encoder_uncounted = Encoder(configuration.encode, self._resource)
+        self._encoder_uncounted = Encoder(configuration.encode, self._workloads)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []

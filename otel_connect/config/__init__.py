@@ -130,6 +130,8 @@ class EncodeConfig(Section):
     """Of attempts that are alike, a record for the first and each so many-th one; 0: a record for every one."""
     collapse_window_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 10_000
     """For how long attempts are compared with the first; then what is left is sent, and it begins anew."""
+    series_expire_s: Annotated[int, Field(ge=60, le=365 * _DAY_S)] = 3600
+    """How long a set of attributes of the attempt metrics that does not change is still sent, if cumulative."""
 
 
 class SignalConfig(Section):

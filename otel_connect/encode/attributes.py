@@ -15,7 +15,17 @@ from opentelemetry.semconv._incubating.attributes import process_attributes, ser
 from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from otel_connect.model import Attempt, ConnectEvent, Ending, EventFlag, Hook, Outcome, Process, Verdict
+from otel_connect.model import (
+    Attempt,
+    ConnectEvent,
+    Ending,
+    EventFlag,
+    Hook,
+    Outcome,
+    Process,
+    ServerName,
+    Verdict,
+)
 
 SCOPE = "otel_connect"
 SCHEMA_URL = Schemas.V1_44_0.value
@@ -51,8 +61,11 @@ REQUESTED_ADDRESS = "otel_connect.requested.address"
 REQUESTED_PORT = "otel_connect.requested.port"
 RETRANSMITS = "otel_connect.syn.retransmits"
 RTT = "otel_connect.rtt"
+SERVER_ADDRESS_MATCHED_BY = "otel_connect.server.address.matched_by"
 SERVER_ADDRESS_SOURCE = "otel_connect.server.address.source"
 SUPERSEDED = "otel_connect.superseded"
+TRANSLATED_ADDRESS = "otel_connect.translated.address"
+TRANSLATED_PORT = "otel_connect.translated.port"
 
 Value: TypeAlias = str | int | float | bool
 Attributes: TypeAlias = tuple[tuple[str, Value], ...]
@@ -154,16 +167,28 @@ def network_type(family: int) -> str | None:
     return _NETWORK_TYPES.get(family)
 
 
-def target_attributes(family: int, address: str | None, port: int | None) -> Attributes:
-    """Say to where: transport, peer and server. No names are observed yet: the server is the peer."""
+def target_attributes(  # noqa: PLR0917 - one argument for each fact, as what remembers its result needs them
+    family: int,
+    address: str | None,
+    port: int | None,
+    server: ServerName | None = None,
+    service_peer_name: str | None = None,
+    backend: tuple[str, int] | None = None,
+) -> Attributes:
+    """Say to where: transport, peer and server, which is the peer where no name was observed."""
+    translated_address, translated_port = backend or (None, None)
     return _known(
         (NETWORK_TRANSPORT, _TCP),
         (NETWORK_TYPE, network_type(family)),
         (NETWORK_PEER_ADDRESS, address),
         (NETWORK_PEER_PORT, port),
-        (SERVER_ADDRESS, address),
+        (SERVER_ADDRESS, address if server is None else server.name),
         (SERVER_PORT, port),
-        (SERVER_ADDRESS_SOURCE, "none"),
+        (SERVER_ADDRESS_SOURCE, "none" if server is None else server.source),
+        (SERVER_ADDRESS_MATCHED_BY, None if server is None else server.matched_by),
+        (SERVICE_PEER_NAME, service_peer_name),
+        (TRANSLATED_ADDRESS, translated_address),
+        (TRANSLATED_PORT, translated_port),
     )
 
 
@@ -226,13 +251,18 @@ def measured_attributes(attempt: Attempt) -> Attributes:
         pairs.append((RTT, event.srtt_us / 1e6))
     if event.flags & _BLOCKING_KNOWN:
         pairs.append((BLOCKING, not event.flags & _NONBLOCKING))
-    return (*pairs, *_meant(attempt))
+    if _redirected(event):
+        pairs += _known((REQUESTED_ADDRESS, event.requested_address), (REQUESTED_PORT, event.requested_port))
+    return tuple(pairs)
 
 
 def attempt_attributes(attempt: Attempt) -> Attributes:
     """Return every attribute of an attempt, as its log record and its span have them."""
+    named = attempt.named
     return (
-        *target_attributes(attempt.event.family, *attempt.event.target),
+        *target_attributes(
+            attempt.event.family, *attempt.event.target, named.server, named.service_peer_name, named.backend
+        ),
         *outcome_attributes(attempt.verdict, attempt.superseded),
         *identity_attributes(identity(attempt)),
         *measured_attributes(attempt),
@@ -242,17 +272,6 @@ def attempt_attributes(attempt: Attempt) -> Attributes:
 def valid_text(text: str) -> str:
     r"""Return what UTF-8 can hold of a text: a lone surrogate, which it cannot, is written ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _meant(attempt: Attempt) -> Attributes:
-    """Say who is behind the address of the peer, and which one was asked for in its place."""
-    event = attempt.event
-    requested = (event.requested_address, event.requested_port) if _redirected(event) else (None, None)
-    return _known(
-        (SERVICE_PEER_NAME, attempt.named.service_peer_name),
-        (REQUESTED_ADDRESS, requested[0]),
-        (REQUESTED_PORT, requested[1]),
-    )
 
 
 def _redirected(event: ConnectEvent) -> bool:

@@ -1,11 +1,12 @@
-"""A bound on the attribute sets of the attempt metrics. Pure.
+"""A bound on the attribute sets of the attempt metrics, of each workload and of all together. Pure.
 
-The SDK has a bound of its own, but past it whole attribute sets collapse into one without a word. Here the
-attributes that grow without end are given up one after the other: first the server's address, then the
-executable's name together with the port. What remains (outcome, error type, network type) has fewer than
-a hundred values, so every attempt is counted somewhere and no total is ever wrong.
+The SDK has a bound of its own, but past it whole attribute sets collapse into one without a word. Here what
+grows without end is given up bit by bit: first the server's address, then the executable's name together with
+the port, at last the workload. What remains (outcome, error type, network type) has fewer than a hundred
+values, so every attempt is counted somewhere and no total is ever wrong.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -17,95 +18,133 @@ from otel_connect.encode.attributes import (
     PROCESS_EXECUTABLE_NAME,
     SERVER_ADDRESS,
     SERVER_PORT,
+    SERVICE_PEER_NAME,
     error_type,
     network_type,
-    valid_text,
 )
 from otel_connect.encode.durations import Durations
-from otel_connect.model import Attempt, Detail, Outcome, Tallied
+from otel_connect.encode.resource import OTHER_WORKLOAD
+from otel_connect.encode.wire import key_value
+from otel_connect.model import Attempt, Detail, Outcome, Tallied, Workload
 
 OTHER = "_other"
+
+_RESERVED = 100  # for the coarse sets of _other
 
 
 class MetricKey(NamedTuple):
     """What the metrics tell attempts apart by; ``None`` where an attempt has no such attribute."""
 
+    workload: Workload
     outcome: Outcome
     error_type: str | None
     network_type: str | None
     executable_name: str
     address: str | None
     port: int | None
+    service_peer_name: str | None
 
 
-def metric_key(attempt: Attempt) -> MetricKey:
-    """Return the exact key of an attempt."""
-    return MetricKey(
-        attempt.verdict.outcome,
-        error_type(attempt.verdict),
-        network_type(attempt.event.family),
-        attempt.process.executable_name,
-        *attempt.event.target,
+def metric_key(of: Attempt | Tallied) -> MetricKey:
+    """Return the exact key of an attempt or a tally, with ``_other`` for whom a tally does not tell apart."""
+    event, verdict, named = of.event, of.verdict, of.named
+    address, port = event.target
+    if named is None:
+        workload, executable_name, service_peer_name = OTHER_WORKLOAD, OTHER, None
+    else:
+        workload, executable_name, service_peer_name = (
+            named.workload,
+            named.process.executable_name,
+            named.service_peer_name,
+        )
+        if named.server is not None:
+            address = named.server.name
+    # One for every attempt: the class's own constructor takes twice as long.
+    return tuple.__new__(
+        MetricKey,
+        (
+            workload,
+            verdict.outcome,
+            error_type(verdict),
+            network_type(event.family),
+            executable_name,
+            address,
+            port,
+            service_peer_name,
+        ),
     )
 
 
-def tallied_key(tallied: Tallied) -> MetricKey:
-    """Return the key of a tally, with ``_other`` for whom it does not tell apart."""
-    return MetricKey(
-        tallied.verdict.outcome,
-        error_type(tallied.verdict),
-        network_type(tallied.event.family),
-        OTHER if tallied.named is None else tallied.named.process.executable_name,
-        *tallied.event.target,
-    )
+class Limits(NamedTuple):
+    """How many attribute sets there may be."""
+
+    sets_of_workload: int = 1000
+    sets: int = 10_000
+    """Of all workloads together."""
+    workloads: int = 1000
+    """Besides ``_other``."""
 
 
 class Series:
-    """One attribute set, how many attempts it has had since the last collection, and how long they took."""
+    """One attribute set of a workload, how many attempts it has had since it began, and how long they took."""
 
-    __slots__ = ("attributes", "count", "durations", "overflowed", "start_unix_ns")
+    __slots__ = ("began", "changed_ns", "count", "durations", "fragments", "overflowed", "reported", "workload")
 
     def __init__(self, key: MetricKey, *, overflowed: bool) -> None:
         attributes = {
             OUTCOME: key.outcome.value,
             ERROR_TYPE: key.error_type,
             NETWORK_TYPE: key.network_type,
-            PROCESS_EXECUTABLE_NAME: valid_text(key.executable_name),
-            SERVER_ADDRESS: None if key.address is None else valid_text(key.address),
+            PROCESS_EXECUTABLE_NAME: key.executable_name,
+            SERVER_ADDRESS: key.address,
             SERVER_PORT: key.port,
+            SERVICE_PEER_NAME: key.service_peer_name,
         }
-        self.attributes = {name: value for name, value in attributes.items() if value is not None}
+        self.workload = key.workload
+        self.fragments = [key_value(name, value) for name, value in attributes.items() if value is not None]
+        """Its attributes, encoded (see ``wire``)."""
         self.count = 0
         self.durations: Durations | None = None
         """``None`` before the first attempt with an end."""
-        self.start_unix_ns = 0
-        """When that began to be counted."""
+        self.began: Moment | None = None
+        """``None`` before the first attempt."""
+        self.reported = 0
+        """What the count was at the last collection."""
+        self.changed_ns = 0
+        """When a collection last found it changed (monotonic)."""
         self.overflowed = overflowed
         """Whether some attributes had to be given up."""
 
 
-class AttributeSets:
-    """Finds the series of a key, and keeps no more than ``limit`` different ones.
+class Moment(NamedTuple):
+    """A time on both clocks: that of the wall, which may be set, and the one that only goes forward; ns."""
 
-    Eight tenths of the limit are exact sets, one tenth has ``_other`` for the address, and the last tenth
-    stays free for the coarse ones (which a limit under 1,000 may therefore exceed: never losing an attempt
-    comes first).
+    unix_ns: int
+    monotonic_ns: int
+
+
+class AttributeSets:
+    """Finds the series of a key, and keeps no more of them than the limits say.
+
+    Of the sets of a workload, and of all together, eight tenths are exact, one tenth has ``_other`` for the
+    address, and the last tenth is for the coarse ones, fewer than a hundred for a workload. Those of ``_other``
+    always find room (limits under 1,000 may therefore be exceeded): never losing an attempt comes first.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._exact_limit = limit * 8 // 10
-        self._named_limit = limit * 9 // 10 - self._exact_limit
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._exact: dict[MetricKey, Series] = {}
         self._named: dict[MetricKey, Series] = {}
         self._coarse: dict[MetricKey, Series] = {}
+        self._sizes: Counter[Workload] = Counter()
 
     def find(self, key: MetricKey) -> Series:
         """Return the series to count under."""
         series = self._exact.get(key)
         if series is not None:
             return series
-        if len(self._exact) < self._exact_limit:
-            return self._exact.setdefault(key, Series(key, overflowed=False))
+        if self._has_room(key.workload, 8):
+            return self._add(self._exact, key, overflowed=False)
         return self._find_named(key)
 
     def find_tallied(self, key: MetricKey, detail: Detail) -> Series:
@@ -123,19 +162,55 @@ class AttributeSets:
         series = self._named.get(named)
         if series is not None:
             return series
-        if len(self._named) < self._named_limit:
-            return self._named.setdefault(named, Series(named, overflowed=True))
+        if self._has_room(key.workload, 9):
+            return self._add(self._named, named, overflowed=True)
         return self._find_coarse(key)
 
     def _find_coarse(self, key: MetricKey) -> Series:
-        coarse = key._replace(address=OTHER, executable_name=OTHER, port=None)
-        return self._coarse.get(coarse) or self._coarse.setdefault(coarse, Series(coarse, overflowed=True))
+        coarse = key._replace(address=OTHER, executable_name=OTHER, port=None, service_peer_name=None)
+        series = self._coarse.get(coarse)
+        if series is not None:
+            return series
+        if not self._has_room(key.workload, 10, coarse=True):
+            coarse = coarse._replace(workload=OTHER_WORKLOAD)
+        return self._coarse.get(coarse) or self._add(self._coarse, coarse, overflowed=True)
+
+    def _has_room(self, workload: Workload, tenths: int, *, coarse: bool = False) -> bool:
+        limits, size = self._limits, self._sizes.get(workload, 0)
+        of_all = len(self) < (limits.sets - _RESERVED) * tenths // 10
+        of_workload = coarse or size < limits.sets_of_workload * tenths // 10
+        return of_all and of_workload and (size > 0 or len(self._sizes) < limits.workloads)
+
+    def _add(self, tier: dict[MetricKey, Series], key: MetricKey, *, overflowed: bool) -> Series:
+        self._sizes[key.workload] += 1
+        series = tier[key] = Series(key, overflowed=overflowed)
+        return series
+
+    def by_workload(self) -> dict[Workload, list[Series]]:
+        """Return all series of each workload."""
+        groups: dict[Workload, list[Series]] = {}
+        for series in self:
+            groups.setdefault(series.workload, []).append(series)
+        return groups
+
+    def forget_before(self, monotonic_ns: int) -> None:
+        """Forget the series that have not changed since; one that comes back begins anew."""
+        for tier in (self._exact, self._named, self._coarse):
+            for key in [key for key, series in tier.items() if series.changed_ns < monotonic_ns]:
+                del tier[key]
+                self._sizes[key.workload] -= 1
+                if not self._sizes[key.workload]:
+                    del self._sizes[key.workload]
+
+    def __len__(self) -> int:
+        return len(self._exact) + len(self._named) + len(self._coarse)
 
     def __iter__(self) -> Iterator[Series]:
         return chain(self._exact.values(), self._named.values(), self._coarse.values())
 
     def clear(self) -> None:
-        """Forget all series: after a collection with delta temporality the SDK has forgotten them too."""
+        """Forget all series: with delta temporality each collection begins anew."""
         self._exact.clear()
         self._named.clear()
         self._coarse.clear()
+        self._sizes.clear()

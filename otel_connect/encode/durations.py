@@ -42,6 +42,9 @@ class Durations(Protocol):
     def point(self) -> HistogramDataPoint | ExponentialHistogramDataPoint:
         """Return what was counted as a data point without attributes and times; the samples are new each time."""
 
+    def encoded(self) -> bytes:
+        """Return the same serialized."""
+
 
 class ExplicitDurations:
     """Counts by the boundaries of the contract."""
@@ -67,6 +70,10 @@ class ExplicitDurations:
             max=totals.most,
             exemplars=totals.take_exemplars(),
         )
+
+    def encoded(self) -> bytes:
+        """Return the same serialized."""
+        return self.point().SerializeToString()
 
 
 class ExponentialDurations:
@@ -111,6 +118,10 @@ class ExponentialDurations:
             point.positive.offset = self._low
             point.positive.bucket_counts.extend(self._counts[index] for index in range(self._low, self._high + 1))
         return point
+
+    def encoded(self) -> bytes:
+        """Return the same serialized."""
+        return self.point().SerializeToString()
 
     def _halve(self) -> None:
         self._scale -= 1

@@ -3,18 +3,17 @@
 import os
 from collections.abc import Callable, Sequence
 
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-
 from otel_connect.config import EncodeConfig
 from otel_connect.encode.logs import encode_logs
 from otel_connect.encode.metrics import AttemptMetrics
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.spans import SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
 from otel_connect.model import Attempt, Request, Signal, Signals
 
 
 class Encoder:
-    """Turns batches of attempts into log and trace requests of one resource.
+    """Turns batches of attempts into log and trace requests, with one resource for each workload.
 
     With ``metrics`` every batch is counted there as well, together with the ids of its spans: that is what
     exemplars point to. Whoever leaves it out calls ``AttemptMetrics.record`` and has none.
@@ -24,12 +23,12 @@ class Encoder:
     def __init__(
         self,
         config: EncodeConfig,
-        resource: Resource,
+        resources: WorkloadResources,
         metrics: AttemptMetrics | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._config = config
-        self._resource = resource
+        self._resources = resources
         self._metrics = metrics
         self._selection = SpanSelection(config, random_bytes)
 
@@ -41,10 +40,10 @@ class Encoder:
         if self._metrics is not None:
             self._metrics.record(attempts, contexts)
         attributes = [fragments(attempt) for attempt in attempts]
-        logs = encode_logs(attempts, attributes, contexts, self._resource)
+        logs = encode_logs(attempts, attributes, contexts, self._resources)
         requests = [Request(Signal.LOGS, logs, len(attempts))]
         spans = len(contexts) - contexts.count(None)
         if spans:
-            traces = encode_spans(attempts, attributes, contexts, self._resource, self._config)
+            traces = encode_spans(attempts, attributes, contexts, self._resources, self._config)
             requests.append(Request(Signal.TRACES, traces, spans))
         return Signals(tuple(requests), left_out)

@@ -1,4 +1,7 @@
-"""The display line of an attempt: ``curl[4242] → 10.1.2.80:443 refused after 0.4 ms (ECONNREFUSED)``."""
+"""The display line of an attempt: ``curl[4242] → 10.1.2.80:443 refused after 0.4 ms (ECONNREFUSED)``.
+
+Where the name of the server was observed it comes first: ``curl[4242] → shop.example:443 (10.1.2.80) refused …``.
+"""
 
 from functools import lru_cache
 
@@ -25,7 +28,9 @@ def display_line(attempt: Attempt) -> str:
     """Return one line without control characters, for the body of the log record and for people."""
     event = attempt.event
     after = "" if event.duration_ns is None else f" after {duration(event.duration_ns)}"
-    head = _head(attempt.process.executable_name, event.pid, *event.target)
+    server = attempt.named.server
+    name = None if server is None else server.name
+    head = _head(attempt.process.executable_name, event.pid, *event.target, name)
     word, reason = _end(attempt.verdict, attempt.superseded)
     return f"{head}{word}{after}{reason}"
 
@@ -55,9 +60,20 @@ def endpoint(address: str | None, port: int | None) -> str:
     return host if port is None else f"{host}:{port}"
 
 
+def server_endpoint(attempt: Attempt) -> str:
+    """Join the server's name, or else the peer's address, and the port; without control characters."""
+    address, port = attempt.event.target
+    server = attempt.named.server
+    return endpoint(address if server is None else _one_line(server.name), port)
+
+
 @lru_cache(4096)
-def _head(executable_name: str, pid: int, address: str | None, port: int | None) -> str:
-    return f"{_one_line(executable_name)}[{pid}] → {endpoint(address, port)} "
+def _head(executable_name: str, pid: int, address: str | None, port: int | None, name: str | None) -> str:
+    if name is None:
+        to = endpoint(address, port)
+    else:
+        to = f"{endpoint(_one_line(name), port)} ({'an unknown address' if address is None else address})"
+    return f"{_one_line(executable_name)}[{pid}] → {to} "
 
 
 @lru_cache(1024)

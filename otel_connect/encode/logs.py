@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from struct import Struct
 
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-
 from otel_connect.encode.attributes import EVENT_NAME, INFO, WARN, severity
 from otel_connect.encode.line import display_line
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.spans import SpanContext
 from otel_connect.encode.wire import export_request, message, text, varint
 from otel_connect.model import Attempt
@@ -29,15 +28,15 @@ def encode_logs(
     attempts: Sequence[Attempt],
     attributes: Sequence[list[bytes]],
     contexts: Sequence[SpanContext | None],
-    resource: Resource,
+    resources: WorkloadResources,
 ) -> bytes:
-    """Serialize one log record for each attempt.
+    """Serialize one log record for each attempt, each under the resource of its workload.
 
     ``attributes`` holds the fragments of each attempt (see ``wire``), ``contexts`` the ids of its span where
     it gets one; both are as long as ``attempts``.
     """
-    records = list(map(_log_record, attempts, attributes, contexts))
-    return export_request(resource, _LOG_RECORDS, records)
+    records = map(_log_record, attempts, attributes, contexts)
+    return export_request(resources.group(attempts, records), _LOG_RECORDS)
 
 
 def _log_record(attempt: Attempt, attributes: list[bytes], context: SpanContext | None) -> bytes:

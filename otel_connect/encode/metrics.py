@@ -1,10 +1,10 @@
-"""Attempts → metrics, by the SDK but without a thread: the agent records batches and collects when it sends.
+"""Attempts → metrics, without a thread: the agent records batches and collects when it sends.
 
-The histogram of durations is our own, because the kernel's tallies have a weight (see ``durations``).
+What the agent says of itself is made by the SDK. The two metrics of attempts are our own: the kernel's tallies
+have a weight (see ``durations``), and each workload has a resource, of which the SDK knows only one.
 
-Every attempt is counted, whatever becomes of its log record. The number of attribute sets is bounded in
-front of the SDK (see ``cardinality``), temporality and the kind of histogram follow the standard variables,
-and nothing global is set.
+Every attempt is counted, whatever becomes of its log record. The number of attribute sets is bounded (see
+``cardinality``), temporality and the kind of histogram follow the standard variables, and nothing global is set.
 """
 
 import os
@@ -14,31 +14,36 @@ from itertools import repeat
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality as ProtoTemporality
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.resources import Resource
 
 from otel_connect import __version__
+from otel_connect.encode.attempt_points import AttemptPoints
 from otel_connect.encode.attributes import SCHEMA_URL, SCOPE
-from otel_connect.encode.cardinality import AttributeSets, Series, metric_key, tallied_key
+from otel_connect.encode.cardinality import AttributeSets, Limits, Moment, Series, metric_key
 from otel_connect.encode.durations import Durations, ExplicitDurations, ExponentialDurations, Sample
 from otel_connect.encode.points import CountedHistogram, mend_starts
 from otel_connect.encode.preferences import AggregationTemporality, histogram_kind, temporality
+from otel_connect.encode.resource import Resource, WorkloadResources
 from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.encode.spans import SpanContext
-from otel_connect.encode.wire import key_value_message
 from otel_connect.figures import NO_FIGURES, Distribution, Figures, Kind, SelfMetric
 from otel_connect.model import Attempt, Request, Signal, Tallied
 
-ATTEMPTS = "otel_connect.attempts"
-ATTEMPT_DURATION = "otel_connect.attempt.duration"
 IN_PROGRESS = "otel_connect.attempts.in_progress"
 
 
+_LIMITS = Limits()
+_SECOND_NS = 1_000_000_000
+
+
+def read_clocks() -> Moment:
+    """Read both clocks."""
+    return Moment(time.time_ns(), time.monotonic_ns())
+
+
 class AttemptMetrics:
-    """The metrics of one resource: of the attempts, and of the agent itself.
+    """The metrics of the attempts, of one resource for each workload, and those of the agent itself.
 
     ``figures`` returns what the agent says of itself, and is called once for each collection, so that all that
     one request says is of one moment.
@@ -50,114 +55,104 @@ class AttemptMetrics:
         resource: Resource,
         *,
         figures: Callable[[], Figures],
-        max_attribute_sets: int = 1000,
+        limits: Limits = _LIMITS,
         environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], Moment] = read_clocks,
     ) -> None:
         preferred = temporality(environ)
         kinds: tuple[Callable[[], Durations], Callable[[], Durations]] = ExplicitDurations, ExponentialDurations
         self._new_durations = histogram_kind(environ, *kinds)
-        # The SDK's own limit only has to stay out of the way of ours.
-        sdk_limit = max_attribute_sets + 1000
-        self._reader = InMemoryMetricReader(
-            preferred_temporality=preferred,
-            cardinality_limits={Counter: sdk_limit},
-        )
+        self._reader = InMemoryMetricReader(preferred_temporality=preferred)
         provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
-        self._sets = AttributeSets(max_attribute_sets)
-        self._sets_expire = preferred[Counter] is AggregationTemporality.DELTA
+        self._sets = AttributeSets(limits)
+        self._delta = preferred[Counter] is AggregationTemporality.DELTA
+        self._points = AttemptPoints(
+            WorkloadResources(resource), delta=self._delta, exponential=self._new_durations is ExponentialDurations
+        )
+        self.expire_s = 3600
+        """How long a set that does not change is still sent, with cumulative temporality."""
         self.overflowed = 0
-        """Attempts counted with ``_other`` in place of an attribute; up to date after ``collect``."""
+        """Attempts counted with ``_other`` in place of an attribute or of their workload."""
         self._take_figures = figures
         self._figures = NO_FIGURES
         self._own: Mapping[str, SelfMetric] = {}
-        self._started_ns = self._collected_ns = time.monotonic_ns()
-        self._delays = CountedHistogram(time.time_ns(), delta=self._sets_expire)
+        self._clock = clock
+        self._started_ns = self._collected_ns = clock().monotonic_ns
+        self._delays = CountedHistogram(clock().unix_ns, delta=self._delta)
         self._register(provider.get_meter(SCOPE, __version__, SCHEMA_URL))
 
     def record(self, attempts: Sequence[Attempt], contexts: Sequence[SpanContext | None] | None = None) -> None:
         """Count a batch; ``contexts`` are the ids of the attempts' spans, which become exemplars."""
-        now = time.time_ns()
+        now = self._clock()
         for attempt, context in zip(attempts, contexts or repeat(None)):  # noqa: B905 - endless
-            series = self._counted(self._sets.find(metric_key(attempt)), 1)
-            if attempt.event.duration_ns is not None:
-                seconds = attempt.event.duration_ns / 1e9
-                sample = None if context is None else Sample(seconds, context, now)
-                self._durations_of(series, now).add(seconds, 1, sample)
+            event = attempt.event
+            series = self._counted(self._sets.find(metric_key(attempt)), 1, now)
+            if event.duration_ns is not None:
+                seconds = event.duration_ns / 1e9
+                sample = None if context is None else Sample(seconds, context, now.unix_ns)
+                self._durations_of(series).add(seconds, 1, sample)
 
     def record_tallied(self, tallied: Sequence[Tallied]) -> None:
         """Count attempts that have no record; their durations at the mean of those that were tallied together."""
-        now = time.time_ns()
+        now = self._clock()
         for alike in tallied:
-            series = self._counted(self._sets.find_tallied(tallied_key(alike), alike.detail), alike.attempts)
+            series = self._counted(self._sets.find_tallied(metric_key(alike), alike.detail), alike.attempts, now)
             if alike.duration_ns is not None:
-                self._durations_of(series, now).add(alike.duration_ns / alike.attempts / 1e9, alike.attempts)
+                self._durations_of(series).add(alike.duration_ns / alike.attempts / 1e9, alike.attempts)
 
     def collect(self) -> list[Request]:
-        """Return what has been recorded as export requests; with delta temporality it starts anew."""
-        self._add_up()
+        """Return what has been recorded as export requests; with delta temporality it starts anew.
+
+        The agent's own resource is the first of a request, and one for each workload follows.
+        """
         self._figures = self._take_figures()
         self._own = {metric.name: metric for metric in self_metrics(self._figures)}
         data = self._reader.get_metrics_data()
         if data is None:  # OTEL_SDK_DISABLED
             return []
         request = encode_metrics(data)
+        now = self._clock()
         metrics = request.resource_metrics[0].scope_metrics[0].metrics
-        now, monotonic = time.time_ns(), time.monotonic_ns()
-        if (durations := self._duration_metric(now)) is not None:
-            metrics.append(durations)
-        if self._sets_expire:
-            self._sets.clear()
         for metric in self._own.values():
-            if metric.kind is Kind.HISTOGRAM and (made := self._delays.metric(metric, now)).histogram.data_points:
-                metrics.append(made)
+            if metric.kind is Kind.HISTOGRAM:
+                made = self._delays.metric(metric, now.unix_ns)
+                if made.histogram.data_points:
+                    metrics.append(made)
         mend_starts(
-            request, cumulative_ns=now - (monotonic - self._started_ns), delta_ns=now - (monotonic - self._collected_ns)
+            request,
+            cumulative_ns=now.unix_ns - (now.monotonic_ns - self._started_ns),
+            delta_ns=now.unix_ns - (now.monotonic_ns - self._collected_ns),
         )
-        self._collected_ns = monotonic
-        points = sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
-        return [Request(Signal.METRICS, request.SerializeToString(), points)]
+        self._collected_ns = now.monotonic_ns
+        of_workloads, points = self._points.encode(self._sets.by_workload(), now)
+        self._forget(now)
+        points += sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
+        return [Request(Signal.METRICS, request.SerializeToString() + of_workloads, points)]
 
-    def _counted(self, series: Series, attempts: int) -> Series:
-        if not series.count:
-            self._attempts.add(0, series.attributes)  # so that the SDK has it start now, not when collected
+    def _forget(self, now: Moment) -> None:
+        """Forget what has been reported: all of it with delta temporality, else what is idle."""
+        if self._delta:
+            self._sets.clear()
+            return
+        for series in self._sets:
+            if series.count != series.reported:
+                series.reported, series.changed_ns = series.count, now.monotonic_ns
+        self._sets.forget_before(now.monotonic_ns - self.expire_s * _SECOND_NS)
+
+    def _counted(self, series: Series, attempts: int, now: Moment) -> Series:
+        if series.began is None:
+            series.began = now
         series.count += attempts
+        if series.overflowed:
+            self.overflowed += attempts
         return series
 
-    def _durations_of(self, series: Series, now_unix_ns: int) -> Durations:
+    def _durations_of(self, series: Series) -> Durations:
         if series.durations is None:
             series.durations = self._new_durations()
-            series.start_unix_ns = now_unix_ns
         return series.durations
 
-    def _duration_metric(self, now_unix_ns: int) -> Metric | None:
-        """Make the histogram of all series, ``None`` when no attempt had an end."""
-        metric = Metric(
-            name=ATTEMPT_DURATION, unit="s", description="Time from the start of a TCP connect attempt to its end."
-        )
-        data = metric.histogram if self._new_durations is ExplicitDurations else metric.exponential_histogram
-        data.aggregation_temporality = (
-            ProtoTemporality.AGGREGATION_TEMPORALITY_DELTA
-            if self._sets_expire
-            else ProtoTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-        )
-        for series in self._sets:
-            if series.durations is not None:
-                point = series.durations.point()
-                point.start_time_unix_nano, point.time_unix_nano = series.start_unix_ns, now_unix_ns
-                point.attributes.extend(key_value_message(key, value) for key, value in series.attributes.items())
-                data.data_points.append(point)  # type: ignore[arg-type]  # it is of the kind that was asked for
-        return metric if data.data_points else None
-
-    def _add_up(self) -> None:
-        """Hand the counts over to the SDK, once for each series: an addition costs it as much as a record."""
-        for series in self._sets:
-            if series.count:
-                self._attempts.add(series.count, series.attributes)
-                self.overflowed += series.count if series.overflowed else 0
-                series.count = 0
-
     def _register(self, meter: Meter) -> None:
-        self._attempts = meter.create_counter(ATTEMPTS, "{attempt}", "TCP connect attempts that ended.")
         meter.create_observable_up_down_counter(
             IN_PROGRESS,
             [lambda _options: [Observation(self._figures.state.balance.in_progress)]],

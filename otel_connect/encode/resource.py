@@ -1,24 +1,58 @@
-"""The agent's resource: whose the telemetry is, as the SDK's value and as OTLP's message."""
+"""Whose the telemetry is: the agent's resource, and one for each workload, whose attempts they are."""
 
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import uname_result
+from types import MappingProxyType
+from uuid import UUID, uuid5
 
+from cachetools import LRUCache
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.semconv._incubating.attributes import host_attributes, os_attributes
 from opentelemetry.semconv._incubating.attributes.host_attributes import HostArchValues
 from opentelemetry.semconv._incubating.attributes.os_attributes import OsTypeValues
-from opentelemetry.semconv.attributes import k8s_attributes, service_attributes, telemetry_attributes
+from opentelemetry.semconv.attributes import (
+    container_attributes,
+    k8s_attributes,
+    service_attributes,
+    telemetry_attributes,
+)
 
 from otel_connect import __version__
 from otel_connect.encode.attributes import SCHEMA_URL, valid_text
+from otel_connect.model import Attempt, Workload
 
-__all__ = ["AGENT", "NODE_NAME_VARIABLE", "Resource", "agent_resource", "host_description", "resource_message"]
+__all__ = [
+    "AGENT",
+    "NODE_NAME_VARIABLE",
+    "OTHER_WORKLOAD",
+    "Resource",
+    "WorkloadResources",
+    "agent_resource",
+    "host_description",
+    "resource_message",
+]
 
 AGENT = "otel-connect"
 
 NODE_NAME_VARIABLE = "K8S_NODE_NAME"
 """Where a pod gets the name of its node from, by the downward API (``spec.nodeName``)."""
+
+OTHER_WORKLOAD = Workload("_other")
+"""Stands in the metrics for workloads that are not told apart."""
+
+# The conventions' own, for ids that are made of other attributes.
+_INSTANCE_NAMESPACE = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+
+# Of the agent's resource, what is true of everything on its host.
+_OF_THE_HOST = ("host.", "os.type", "cloud.", "k8s.node.", "k8s.cluster.", "telemetry.distro.")
+# The same, unless the workload knows better.
+_UNLESS_PUBLISHED = ("deployment.",)
+# Of published attributes, what is not said of a workload: each record says whose process it was, and another SDK
+# made what a program sends itself.
+_NOT_OF_WORKLOADS = ("process.", "telemetry.")
 
 # What ``uname -m`` says where the convention says something else.
 _ARCHITECTURES = {
@@ -73,8 +107,68 @@ def agent_resource(uname: uname_result, *, instance_id: str, machine_id: str | N
 
 def resource_message(resource: Resource) -> ResourceMessage:
     """Return the resource as OTLP has it, attributes in the same order; all values are text."""
+    return _message({key: str(value) for key, value in resource.attributes.items()})
+
+
+class WorkloadResources:
+    """Makes the resource of a workload on the host of the agent, and remembers a bounded number of them.
+
+    What the agent's resource says of its host holds for all of them.
+    """
+
+    def __init__(self, agent: Resource, remembered: int = 4096) -> None:
+        of_agent = {key: str(value) for key, value in agent.attributes.items()}
+        self._facts = {key: value for key, value in of_agent.items() if key.startswith(_OF_THE_HOST)}
+        self._defaults = {key: value for key, value in of_agent.items() if key.startswith(_UNLESS_PUBLISHED)}
+        self._host = _host_identity(self._facts)
+        self._encoded: LRUCache[Workload, bytes] = LRUCache(remembered)
+
+    def attributes(self, workload: Workload) -> Mapping[str, str]:
+        """Return the attributes of a workload's resource."""
+        name, namespace, instance_id, container_id, pod_uid, published = workload
+        identity = {
+            service_attributes.SERVICE_NAME: name or "unknown_service",
+            service_attributes.SERVICE_NAMESPACE: namespace,
+            service_attributes.SERVICE_INSTANCE_ID: instance_id or self._instance_id(workload),
+            container_attributes.CONTAINER_ID: container_id,
+            k8s_attributes.K8S_POD_UID: pod_uid,
+        }
+        known = {key: value for key, value in identity.items() if value}
+        told = {key: value for key, value in published if key and not key.startswith(_NOT_OF_WORKLOADS)}
+        attributes = {**known, **self._defaults, **told, **self._facts, **known}
+        return MappingProxyType({valid_text(key): valid_text(value) for key, value in attributes.items()})
+
+    def encoded(self, workload: Workload) -> bytes:
+        """Return the resource of a workload as OTLP has it, serialized."""
+        made = self._encoded.get(workload)
+        if made is None:
+            made = self._encoded[workload] = _message(self.attributes(workload)).SerializeToString()
+        return made
+
+    def group(self, attempts: Sequence[Attempt], records: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Put the record of each attempt with its workload: serialized resources with their records, in order."""
+        groups: dict[Workload, list[bytes]] = {}
+        for attempt, record in zip(attempts, records, strict=True):
+            workload = attempt.named.workload
+            group = groups.get(workload)
+            if group is None:
+                group = groups[workload] = []
+            group.append(record)
+        for workload, group in groups.items():
+            yield self.encoded(workload), group
+
+    def _instance_id(self, workload: Workload) -> str:
+        """Make an id that no other workload has, here or on another host, and that is the same after a restart."""
+        return str(uuid5(_INSTANCE_NAMESPACE, json.dumps([self._host, *workload])))
+
+
+def _host_identity(facts: Mapping[str, str]) -> Sequence[str]:
+    """Return what tells this host from others, and stays: its name only where there is nothing else."""
+    lasting = [facts[key] for key in (host_attributes.HOST_ID, k8s_attributes.K8S_NODE_NAME) if key in facts]
+    return lasting or [facts.get(host_attributes.HOST_NAME, "")]
+
+
+def _message(attributes: Mapping[str, str]) -> ResourceMessage:
     return ResourceMessage(
-        attributes=[
-            KeyValue(key=key, value=AnyValue(string_value=str(value))) for key, value in resource.attributes.items()
-        ]
+        attributes=[KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in attributes.items()]
     )

@@ -10,11 +10,10 @@ from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-
 from otel_connect.config import EncodeConfig
 from otel_connect.encode.attributes import is_failure
-from otel_connect.encode.line import endpoint
+from otel_connect.encode.line import server_endpoint
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.wire import export_request, message, text
 from otel_connect.model import Attempt, Outcome, Verdict
 
@@ -88,20 +87,21 @@ def encode_spans(
     attempts: Sequence[Attempt],
     attributes: Sequence[list[bytes]],
     contexts: Sequence[SpanContext | None],
-    resource: Resource,
+    resources: WorkloadResources,
     config: EncodeConfig,
 ) -> bytes:
-    """Serialize one span for each attempt that has a context and an end.
+    """Serialize one span for each attempt that has a context and an end, each under the resource of its workload.
 
     ``attributes`` holds the fragments of each attempt (see ``wire``); it and ``contexts`` are as long as
     ``attempts``.
     """
-    records = [
-        _span(attempt, attempt.event.duration_ns, fragments, context, config)
-        for attempt, fragments, context in zip(attempts, attributes, contexts, strict=True)
-        if context is not None and attempt.event.duration_ns is not None
-    ]
-    return export_request(resource, _SPANS, records)
+    chosen: list[Attempt] = []
+    records: list[bytes] = []
+    for attempt, fragments, context in zip(attempts, attributes, contexts, strict=True):
+        if context is not None and attempt.event.duration_ns is not None:
+            chosen.append(attempt)
+            records.append(_span(attempt, attempt.event.duration_ns, fragments, context, config))
+    return export_request(resources.group(chosen, records), _SPANS)
 
 
 def _span(
@@ -110,7 +110,7 @@ def _span(
     start = attempt.event.start_unix_ns
     name = SPAN_NAME
     if config.span_name == "peer":
-        name = f"{SPAN_NAME} {endpoint(*attempt.event.target)}"
+        name = f"{SPAN_NAME} {server_endpoint(attempt)}"
     return b"".join(
         (
             _TRACE_ID + context.trace_id + _SPAN_ID + context.span_id,

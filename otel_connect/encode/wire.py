@@ -14,7 +14,6 @@ from functools import lru_cache
 from struct import Struct
 
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from otel_connect import __version__
 from otel_connect.encode.attributes import (
@@ -34,7 +33,7 @@ from otel_connect.encode.attributes import (
     target_attributes,
     valid_text,
 )
-from otel_connect.model import Attempt, Verdict
+from otel_connect.model import Attempt, ServerName, Verdict
 
 _MASK_64 = (1 << 64) - 1
 _ONE_BYTE = tuple(bytes((number,)) for number in range(128))
@@ -46,8 +45,9 @@ _UNIQUE = frozenset((DURATION, EVENT_ID, NETWORK_LOCAL_PORT, RTT))
 
 def fragments(attempt: Attempt) -> list[bytes]:
     """Encode all attributes of an attempt, in the order of ``attempt_attributes``."""
+    event, named = attempt.event, attempt.named
     parts = [
-        *_target(attempt.event.family, *attempt.event.target),
+        *_target(event.family, *event.target, named.server, named.service_peer_name, named.backend),
         *_outcome(attempt.verdict, attempt.superseded),
         *_identity(identity(attempt)),
     ]
@@ -58,17 +58,20 @@ def fragments(attempt: Attempt) -> list[bytes]:
     return parts
 
 
-def export_request(resource: Resource, tag: bytes, records: Iterable[bytes]) -> bytes:
-    """Wrap serialized records in scope, resource and request; logs and traces share the field numbers.
+def export_request(groups: Iterable[tuple[bytes, Iterable[bytes]]], tag: bytes) -> bytes:
+    """Wrap serialized records in scopes, resources and a request; logs and traces share the field numbers.
 
-    ``tag`` is that of the records in their scope.
+    A group is a serialized resource with its records; ``tag`` is that of the records in their scope.
     """
-    parts = [_SCOPE]
-    for record in records:
-        parts += (tag, varint(len(record)), record)
-    parts.append(_SCHEMA_URL)
-    scoped = message(b"\x12", b"".join(parts))
-    return message(b"\x0a", message(b"\x0a", resource.SerializeToString()) + scoped + _SCHEMA_URL)
+    request = []
+    for resource, records in groups:
+        parts = [_SCOPE]
+        for record in records:
+            parts += (tag, varint(len(record)), record)
+        parts.append(_SCHEMA_URL)
+        scoped = message(b"\x12", b"".join(parts))
+        request.append(message(b"\x0a", message(b"\x0a", resource) + scoped + _SCHEMA_URL))
+    return b"".join(request)
 
 
 def varint(number: int) -> bytes:
@@ -147,8 +150,15 @@ def _encoded(attributes: Attributes) -> tuple[bytes, ...]:
 
 
 @lru_cache(4096)
-def _target(family: int, address: str | None, port: int | None) -> tuple[bytes, ...]:
-    return _encoded(target_attributes(family, address, port))
+def _target(  # noqa: PLR0917 - see target_attributes
+    family: int,
+    address: str | None,
+    port: int | None,
+    server: ServerName | None,
+    service_peer_name: str | None,
+    backend: tuple[str, int] | None,
+) -> tuple[bytes, ...]:
+    return _encoded(target_attributes(family, address, port, server, service_peer_name, backend))
 
 
 @lru_cache(512)

@@ -12,7 +12,7 @@ from otel_connect.capture.superseded import Overtakes
 from otel_connect.config import EncodeConfig
 from otel_connect.encode.logs import encode_logs
 from otel_connect.encode.metrics import AttemptMetrics
-from otel_connect.encode.resource import resource_message
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.spans import SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
 from otel_connect.figures import NO_FIGURES
@@ -77,7 +77,7 @@ class _Encode:
     def __init__(self, laps: _Laps, resource: Resource) -> None:
         self._laps = laps
         self._config = EncodeConfig()
-        self._message = resource_message(resource)
+        self._resources = WorkloadResources(resource)
         self._selection = SpanSelection(self._config)
         self._metrics = AttemptMetrics(resource, figures=lambda: NO_FIGURES)
 
@@ -90,9 +90,9 @@ class _Encode:
         laps.end("count in the metrics")
         attributes = [fragments(attempt) for attempt in attempts]
         laps.end("encode attributes")
-        encode_logs(attempts, attributes, contexts, self._message)
+        encode_logs(attempts, attributes, contexts, self._resources)
         laps.end("encode log records")
-        encode_spans(attempts, attributes, contexts, self._message, self._config)
+        encode_spans(attempts, attributes, contexts, self._resources, self._config)
         laps.end("encode spans")
 
 

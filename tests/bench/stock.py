@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
 
+from otel_connect.encode.attempt_points import ATTEMPT_DURATION, ATTEMPTS
 from otel_connect.encode.attributes import EVENT_NAME, SCOPE, attempt_attributes, is_failure, severity
 from otel_connect.encode.cardinality import metric_key
 from otel_connect.encode.line import display_line
-from otel_connect.encode.metrics import ATTEMPT_DURATION, ATTEMPTS
 from otel_connect.encode.spans import SPAN_NAME
 from otel_connect.model import Attempt
 
@@ -86,7 +86,8 @@ class StockSdk:
         self.logs(attempts)
         for attempt in attempts:
             key = metric_key(attempt)
-            attributes = {name: value for name, value in key._asdict().items() if value is not None}
+            pairs = zip(key._fields[1:], key[1:], strict=True)  # all but the workload
+            attributes = {name: value for name, value in pairs if value is not None}
             self._attempts.add(1, attributes)
             if attempt.event.duration_ns is not None:
                 self._duration.record(attempt.event.duration_ns / 1e9, attributes)

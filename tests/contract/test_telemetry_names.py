@@ -18,11 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from otel_connect.encode import events, throttles
 from otel_connect.encode.attributes import EVENT_NAME, attempt_attributes, error_type
+from otel_connect.encode.cardinality import Limits
 from otel_connect.encode.durations import DURATION_BOUNDARIES
 from otel_connect.encode.metrics import AttemptMetrics
-from otel_connect.encode.resource import agent_resource
+from otel_connect.encode.resource import WorkloadResources, agent_resource
 from otel_connect.encode.self_metrics import self_metrics
-from otel_connect.model import Attempt, Outcome, Signal, ThrottleEvent, Verdict, Withheld
+from otel_connect.model import Attempt, Outcome, ServerName, Signal, ThrottleEvent, Verdict, Withheld, Workload
 from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
@@ -43,9 +44,14 @@ def table(heading: str) -> dict[str, dict[str, str]]:
 
 
 def every_kind_of_attempt() -> list[Attempt]:
-    rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200, "service_peer_name": "db"}
+    rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
+    names = {
+        "server": ServerName("db.example", "dns", "process"),
+        "service_peer_name": "database",
+        "backend": ("10.9.0.7", 5432),
+    }
     return [
-        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten)
+        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten, **names)
         for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))
     ]
 
@@ -60,7 +66,11 @@ def emitted_metrics() -> dict[str, Metric]:
     metrics.record(every_kind_of_attempt())
     (request,) = metrics.collect()
     message = ExportMetricsServiceRequest.FromString(request.body)
-    return {metric.name: metric for metric in message.resource_metrics[0].scope_metrics[0].metrics}
+    return {
+        metric.name: metric
+        for of_resource in message.resource_metrics
+        for metric in of_resource.scope_metrics[0].metrics
+    }
 
 
 def instrument(metric: Metric) -> str:
@@ -153,7 +163,28 @@ def test_resource_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     resource = agent_resource(os.uname(), instance_id="i", machine_id="m", node_name="n")
-    assert table("Resource").keys() == resource.attributes.keys()
+    assert table("Resource of the agent").keys() == resource.attributes.keys()
+    workload = Workload("shop", "web", None, "c0ffee", "5d1c")
+    of_workload = WorkloadResources(resource).attributes(workload)
+    assert table("Resources of workloads").keys() == of_workload.keys()
+
+
+def test_sources_of_names() -> None:
+    assert set(
+        re.findall(r"`(\w+)`", table("Attributes of an attempt")["otel_connect.server.address.source"]["when"])
+    ) == {
+        "dns",
+        "hosts",
+        "none",
+    }
+
+
+def test_limits_of_attribute_sets() -> None:
+    said = [
+        int(number.replace(",", ""))
+        for number in re.findall(r"At most ([\d,]+) sets .*?([\d,]+) in all.*?([\d,]+) workloads", PAGE, re.DOTALL)[0]
+    ]
+    assert said == list(Limits())
 
 
 def test_outcomes_and_their_error_types() -> None:
@@ -191,7 +222,13 @@ def test_marks() -> None:
         for value in vars(importlib.import_module(f"{semconv.__name__}.{module.name}")).values()
         if isinstance(value, str)
     }
-    for heading in ("Attributes of an attempt", "Attributes of metrics", "Attributes of agent events", "Resource"):
+    for heading in (
+        "Attributes of an attempt",
+        "Attributes of metrics",
+        "Attributes of agent events",
+        "Resource of the agent",
+        "Resources of workloads",
+    ):
         for name, row in table(heading).items():
             assert (row["mark"] == "own") is name.startswith("otel_connect."), name
             assert (row["mark"] == "S") is (name in stable), name

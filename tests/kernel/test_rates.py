@@ -65,12 +65,13 @@ class Sifted(Backend):
 
     def series(self, name: str) -> list[tuple[dict[str, str], int]]:
         """Return the attributes and the number of attempts of each data point of a metric."""
-        (of_resource,) = ExportMetricsServiceRequest.FromString(self.metrics).resource_metrics
-        (metric,) = (metric for metric in of_resource.scope_metrics[0].metrics if metric.name == name)
-        if metric.WhichOneof("data") == "sum":
-            counted = [(point.attributes, point.as_int) for point in metric.sum.data_points]
-        else:
-            counted = [(point.attributes, point.count) for point in metric.histogram.data_points]
+        counted = []
+        for of_resource in ExportMetricsServiceRequest.FromString(self.metrics).resource_metrics:
+            for metric in of_resource.scope_metrics[0].metrics:
+                if metric.name == name and metric.WhichOneof("data") == "sum":
+                    counted += [(point.attributes, point.as_int) for point in metric.sum.data_points]
+                elif metric.name == name:
+                    counted += [(point.attributes, point.count) for point in metric.histogram.data_points]
         return [({pair.key: pair.value.string_value for pair in pairs}, count) for pairs, count in counted]
 
     def attempts_of(self, program: str) -> dict[str, int]:

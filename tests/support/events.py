@@ -17,6 +17,7 @@ from otel_connect.model import (
     Named,
     Outcome,
     Process,
+    ServerName,
     Verdict,
     Workload,
 )
@@ -95,6 +96,18 @@ hostile_text = st.text(st.characters(exclude_categories=()), max_size=40)
 _addresses = st.one_of(st.none(), st.ip_addresses().map(str))
 _ports = st.one_of(st.none(), st.integers(0, 65535))
 _unix_ns = st.integers(1, 1 << 62)
+_maybe_text = st.one_of(st.none(), hostile_text)
+
+workloads = st.builds(
+    Workload,
+    st.one_of(st.sampled_from(["shop", "cart"]), hostile_text),
+    _maybe_text,
+    _maybe_text,
+    _maybe_text,
+    _maybe_text,
+    st.lists(st.tuples(hostile_text, hostile_text), max_size=3).map(tuple),
+)
+"""Any workload."""
 
 attempts = st.builds(
     make_attempt,
@@ -102,11 +115,14 @@ attempts = st.builds(
     errno=st.one_of(st.none(), st.integers(1, 600)),
     superseded=st.booleans(),
     executable_name=hostile_text,
-    executable_path=st.one_of(st.none(), hostile_text),
-    owner=st.one_of(st.none(), hostile_text),
+    executable_path=_maybe_text,
+    owner=_maybe_text,
+    workload=st.one_of(st.sampled_from([WORKLOAD, Workload("cart")]), workloads),
+    server=st.one_of(st.none(), st.builds(ServerName, hostile_text, st.sampled_from(["dns", "hosts"]), hostile_text)),
+    service_peer_name=_maybe_text,
+    backend=st.one_of(st.none(), st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))),
     observed_unix_ns=_unix_ns,
     event_id=hostile_text,
-    service_peer_name=st.one_of(st.none(), hostile_text),
     start_unix_ns=_unix_ns,
     duration_ns=st.one_of(st.none(), st.integers(0, 1 << 62)),
     hooks=st.integers(0, 15),

@@ -15,7 +15,7 @@ from otel_connect.encode.attributes import (
     valid_text,
 )
 from otel_connect.encode.line import display_line, duration
-from otel_connect.model import Attempt, Ending, Outcome, Verdict
+from otel_connect.model import Attempt, Ending, Outcome, ServerName, Verdict
 from tests.support.events import attempts, hostile_text, make_attempt
 
 ESTABLISHED: dict[str, Any] = {"outcome": Outcome.ESTABLISHED, "errno": None}
@@ -86,6 +86,23 @@ def test_attributes_of_a_refused_attempt() -> None:
             {"otel_connect.errno.name"},
         ),
         ({"superseded": True}, {}, {"otel_connect.superseded"}),
+        (
+            {"server": ServerName("db.example", "dns", "process")},
+            {
+                "server.address": "db.example",
+                "network.peer.address": "10.1.2.80",
+                "otel_connect.server.address.source": "dns",
+                "otel_connect.server.address.matched_by": "process",
+            },
+            set(),
+        ),
+        ({}, {"otel_connect.server.address.source": "none"}, {"otel_connect.server.address.matched_by"}),
+        ({"service_peer_name": "database"}, {"service.peer.name": "database"}, set()),
+        (
+            {"backend": ("10.9.0.7", 5432)},
+            {"otel_connect.translated.address": "10.9.0.7", "otel_connect.translated.port": 5432},
+            {"service.peer.name"},
+        ),
         ({"errno": 600}, {"otel_connect.errno.code": 600}, {"otel_connect.errno.name"}),
     ],
 )

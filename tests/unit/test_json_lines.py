@@ -25,9 +25,8 @@ from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.json_lines import json_line
 from otel_connect.model import Attempt, Request, Signal
 from tests.support.events import attempts, make_attempt
-from tests.support.otlp import SCHEMA_URL, resource
+from tests.support.otlp import RESOURCES, SCHEMA_URL
 
-RESOURCE = resource(service_name="otel-connect")
 TRACE_ID = "0102030405060708090a0b0c0d0e0f10"
 SPAN_ID = "1112131415161718"
 
@@ -37,7 +36,7 @@ def source(size: int) -> bytes:
 
 
 def requests(*batch: Attempt) -> tuple[Request, ...]:
-    return Encoder(EncodeConfig(), RESOURCE, random_bytes=source).encode(batch).requests
+    return Encoder(EncodeConfig(), RESOURCES, random_bytes=source).encode(batch).requests
 
 
 def text(value: str) -> dict[str, Any]:
@@ -48,8 +47,18 @@ def integer(value: int) -> dict[str, Any]:
     return {"intValue": str(value)}
 
 
+def test_several_resources_are_one_line() -> None:
+    batch = [make_attempt(service_name=name) for name in ("shop", "cart", "shop")]
+    for request, signal, records in zip(requests(*batch), ("Logs", "Spans"), ("logRecords", "spans"), strict=True):
+        document = json.loads(json_line(request))
+        assert [
+            (each["resource"]["attributes"][0]["value"], len(each[f"scope{signal}"][0][records]))
+            for each in document[f"resource{signal}"]
+        ] == [(text("shop"), 2), (text("cart"), 1)]
+
+
 def test_golden_log_record() -> None:
-    document = json.loads(json_line(requests(make_attempt())[0]))
+    document = json.loads(json_line(requests(make_attempt(service_instance_id="id"))[0]))
     record = {
         "timeUnixNano": "1700000000123456789",
         "observedTimeUnixNano": "1700000000150000000",
@@ -91,7 +100,13 @@ def test_golden_log_record() -> None:
     assert document == {
         "resourceLogs": [
             {
-                "resource": {"attributes": [{"key": "service.name", "value": text("otel-connect")}]},
+                "resource": {
+                    "attributes": [
+                        {"key": "service.name", "value": text("shop")},
+                        {"key": "service.instance.id", "value": text("id")},
+                        {"key": "host.name", "value": text("node-7")},
+                    ]
+                },
                 "scopeLogs": [
                     {
                         "scope": {"name": "otel_connect", "version": __version__},

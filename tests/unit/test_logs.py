@@ -13,11 +13,10 @@ from otel_connect.encode.line import display_line
 from otel_connect.encode.logs import encode_logs
 from otel_connect.encode.spans import SpanContext
 from otel_connect.encode.wire import fragments, key_value, message, varint
-from otel_connect.model import Attempt, Outcome, Request, Signal
+from otel_connect.model import Attempt, Outcome, Request, ServerName, Signal
 from tests.support.events import attempts, make_attempt
-from tests.support.otlp import SCHEMA_URL, SCOPE, attribute_messages, resource
+from tests.support.otlp import RESOURCES, SCHEMA_URL, SCOPE, attribute_messages, by_resource
 
-RESOURCE = resource(service_name="otel-connect")
 CONTEXT = SpanContext(bytes(range(16)), bytes(range(8)))
 
 
@@ -36,29 +35,49 @@ def plain(attempt: Attempt, context: SpanContext | None) -> LogRecord:
     return record
 
 
-def plain_request(records: list[LogRecord]) -> ExportLogsServiceRequest:
-    scope_logs = ScopeLogs(scope=SCOPE, log_records=records, schema_url=SCHEMA_URL)
-    of_resource = ResourceLogs(resource=RESOURCE, scope_logs=[scope_logs], schema_url=SCHEMA_URL)
-    return ExportLogsServiceRequest(resource_logs=[of_resource])
+def plain_request(batch: list[Attempt], contexts: list[SpanContext | None]) -> ExportLogsServiceRequest:
+    request = ExportLogsServiceRequest()
+    for resource, records in by_resource(batch, map(plain, batch, contexts)):
+        scope_logs = ScopeLogs(scope=SCOPE, log_records=records, schema_url=SCHEMA_URL)
+        request.resource_logs.append(ResourceLogs(resource=resource, scope_logs=[scope_logs], schema_url=SCHEMA_URL))
+    return request
 
 
 def encode(batch: list[Attempt], contexts: list[SpanContext | None]) -> bytes:
-    return encode_logs(batch, [fragments(attempt) for attempt in batch], contexts, RESOURCE)
+    return encode_logs(batch, [fragments(attempt) for attempt in batch], contexts, RESOURCES)
 
 
 @given(st.lists(st.tuples(attempts, st.sampled_from([None, CONTEXT])), max_size=4))
 def test_joined_fragments_are_what_protobuf_writes(batch: list[tuple[Attempt, SpanContext | None]]) -> None:
     of_attempts = [attempt for attempt, _ in batch]
     contexts = [context for _, context in batch]
-    expected = plain_request([plain(attempt, context) for attempt, context in batch])
+    expected = plain_request(of_attempts, contexts)
     encoded = encode(of_attempts, contexts)
     assert ExportLogsServiceRequest.FromString(encoded) == expected
     assert encoded == expected.SerializeToString()
 
 
+def test_each_workload_has_one_resource_with_its_records_in_order() -> None:
+    batch = [make_attempt(service_name=name, comm=str(number)) for number, name in enumerate("abacb")]
+    found = [
+        (
+            next(pair.value.string_value for pair in of_resource.resource.attributes if pair.key == "service.name"),
+            [
+                attribute.value.string_value
+                for record in of_scope.log_records
+                for attribute in record.attributes
+                if attribute.key == "otel_connect.process.comm"
+            ],
+        )
+        for of_resource in ExportLogsServiceRequest.FromString(encode(batch, [None] * 5)).resource_logs
+        for of_scope in of_resource.scope_logs
+    ]
+    assert found == [("a", ["0", "2"]), ("b", ["1", "4"]), ("c", ["3"])]
+
+
 def test_long_strings_have_long_lengths() -> None:
     attempt = make_attempt(executable_name="x" * 20_000, comm="y" * 200)
-    assert encode([attempt], [None]) == plain_request([plain(attempt, None)]).SerializeToString()
+    assert encode([attempt], [None]) == plain_request([attempt], [None]).SerializeToString()
 
 
 @given(st.integers(-(1 << 63), (1 << 63) - 1))
@@ -85,6 +104,13 @@ def test_record_of_a_refused_attempt() -> None:
     assert (record.trace_id, record.span_id, record.flags) == (*CONTEXT, 1)
 
 
+def test_the_line_has_the_name_and_the_address() -> None:
+    named = make_attempt(server=ServerName("shop.exa\x1bmple", "dns", "process"))
+    (record,) = ExportLogsServiceRequest.FromString(encode([named], [None])).resource_logs[0].scope_logs[0].log_records
+    line = "curl[4242] → shop.exa\\x1bmple:443 (10.1.2.80) refused after 0.4 ms (ECONNREFUSED)"
+    assert record.body.string_value == line
+
+
 def test_hostile_names_cost_no_neighbour_its_record() -> None:
     batch = [make_attempt(comm="\ud800", executable_name="\udfff\x00"), make_attempt()]
     records = (
@@ -101,7 +127,7 @@ def test_hostile_names_cost_no_neighbour_its_record() -> None:
 
 def test_encoder_makes_a_log_for_each_attempt_and_spans_for_some() -> None:
     success = {"outcome": Outcome.ESTABLISHED, "errno": None}
-    encoder = Encoder(EncodeConfig(span_successes_per_second=2), RESOURCE)
+    encoder = Encoder(EncodeConfig(span_successes_per_second=2), RESOURCES)
     signals = encoder.encode([make_attempt(), *repeat(make_attempt(**success), 5)])
     logs, traces = signals.requests
     assert (logs.signal, logs.records) == (Signal.LOGS, 6)
@@ -110,7 +136,7 @@ def test_encoder_makes_a_log_for_each_attempt_and_spans_for_some() -> None:
 
 
 def test_encoder_makes_no_empty_request() -> None:
-    encoder = Encoder(EncodeConfig(span_successes_per_second=0), RESOURCE)
+    encoder = Encoder(EncodeConfig(span_successes_per_second=0), RESOURCES)
     assert encoder.encode([]) == ((), 0)
     signals = encoder.encode([make_attempt(outcome=Outcome.ESTABLISHED, errno=None)])
     assert [request.signal for request in signals.requests] == [Signal.LOGS]

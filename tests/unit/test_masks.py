@@ -15,7 +15,6 @@ from opentelemetry.sdk.resources import Resource
 from otel_connect.config import EncodeConfig, EnrichConfig, Layer, build
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.metrics import AttemptMetrics
-from otel_connect.encode.resource import resource_message
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.masks import Masks, hash_mask, prefix_mask
@@ -25,6 +24,7 @@ from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
 from otel_connect.figures import NO_FIGURES
 from tests.support.events import attempts, make_attempt, make_event
+from tests.support.otlp import RESOURCES
 
 KEY = b"sixteen bytes ok"
 
@@ -83,7 +83,7 @@ def test_names_are_found_by_whole_addresses() -> None:
 
 def _everything(attempt: Any) -> bytes:
     metrics = AttemptMetrics(Resource({}), figures=lambda: NO_FIGURES, environ={})
-    encoder = Encoder(EncodeConfig(span_name="peer"), resource_message(Resource({})), metrics)
+    encoder = Encoder(EncodeConfig(span_name="peer"), RESOURCES, metrics)
     return b"".join(request.body for request in (*encoder.encode([attempt]).requests, *metrics.collect()))
 
 

@@ -6,52 +6,113 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+)
 
 from otel_connect import __version__
 from otel_connect.config import EncodeConfig
-from otel_connect.encode.cardinality import AttributeSets, metric_key
+from otel_connect.encode.cardinality import AttributeSets, Limits, Moment, metric_key
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.points import mend_starts
 from otel_connect.encode.spans import SpanContext
 from otel_connect.figures import Account, Distribution, Figures
-from otel_connect.model import Attempt, Outcome, Signal
+from otel_connect.model import Attempt, Detail, Outcome, ServerName, Signal, Tallied
 from tests.support.events import attempts, make_attempt
 from tests.support.figures import BALANCE, FIGURES, make_figures
-from tests.support.otlp import SCHEMA_URL, resource
+from tests.support.otlp import AGENT, RESOURCES, SCHEMA_URL, SCOPE, by_resource, key_values
 
 BOUNDARIES = [
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
 ]
+SECOND = 1_000_000_000
+START_NS = 1_700_000_000 * SECOND
 TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 
 
-def make_metrics(environ: Mapping[str, str] | None = None, limit: int = 1000) -> AttemptMetrics:
+class Clocks:
+    """Two clocks that a test moves."""
+
+    def __init__(self) -> None:
+        self.unix_ns, self.monotonic_ns = START_NS, 5 * SECOND
+
+    def __call__(self) -> Moment:
+        return Moment(self.unix_ns, self.monotonic_ns)
+
+    def move(self, seconds: float) -> None:
+        self.unix_ns += int(seconds * SECOND)
+        self.monotonic_ns += int(seconds * SECOND)
+
+
+def make_metrics(environ: Mapping[str, str] | None = None, limits: Limits | None = None) -> AttemptMetrics:
     return AttemptMetrics(
-        Resource({"service.name": "otel-connect"}),
+        AGENT,
         figures=lambda: FIGURES,
-        max_attribute_sets=limit,
+        limits=limits or Limits(),
         environ=environ or {},
     )
 
 
-def collect(metrics: AttemptMetrics) -> dict[str, Metric]:
+def with_clocks(environ: Mapping[str, str] | None = None) -> tuple[AttemptMetrics, Clocks]:
+    """Make metrics whose clocks the test moves; only those of attempts, which the SDK has no part in, follow them."""
+    clocks = Clocks()
+    return AttemptMetrics(AGENT, figures=lambda: FIGURES, environ=environ or {}, clock=clocks), clocks
+
+
+def resources(metrics: AttemptMetrics) -> list[ResourceMetrics]:
     (request,) = metrics.collect()
     assert request.signal is Signal.METRICS
-    (of_resource,) = ExportMetricsServiceRequest.FromString(request.body).resource_metrics
-    (of_scope,) = of_resource.scope_metrics
-    assert (of_scope.scope.name, of_scope.scope.version) == ("otel_connect", __version__)
-    assert of_scope.schema_url == SCHEMA_URL
-    points = sum(len(points_of(metric)) for metric in of_scope.metrics)
-    assert points == request.records
-    return {metric.name: metric for metric in of_scope.metrics}
+    found = list(ExportMetricsServiceRequest.FromString(request.body).resource_metrics)
+    for of_resource in found:
+        (of_scope,) = of_resource.scope_metrics
+        assert (of_scope.scope.name, of_scope.scope.version) == ("otel_connect", __version__)
+        assert of_resource.schema_url == of_scope.schema_url == SCHEMA_URL
+    every = [metric for of_resource in found for metric in of_resource.scope_metrics[0].metrics]
+    assert sum(len(points_of(metric)) for metric in every) == request.records
+    return found
+
+
+def collect(metrics: AttemptMetrics) -> dict[str, Metric]:
+    """Return the metrics of all resources together."""
+    merged: dict[str, Metric] = {}
+    for of_resource in resources(metrics):
+        for metric in of_resource.scope_metrics[0].metrics:
+            if metric.name in merged:
+                points_of(merged[metric.name]).extend(points_of(metric))
+            else:
+                merged[metric.name] = metric
+    return merged
+
+
+def by_service(metrics: AttemptMetrics) -> dict[str, dict[str, Metric]]:
+    """Return the metrics of each resource, by its service's name."""
+    return {
+        attributes_of(of_resource.resource)["service.name"]: {
+            metric.name: metric for metric in of_resource.scope_metrics[0].metrics
+        }
+        for of_resource in resources(metrics)
+    }
+
+
+NAMES = (
+    "otel_connect.outcome",
+    "error.type",
+    "network.type",
+    "process.executable.name",
+    "server.address",
+    "server.port",
+    "service.peer.name",
+)
 
 
 def points_of(metric: Metric) -> Any:
@@ -60,7 +121,7 @@ def points_of(metric: Metric) -> Any:
     return getattr(metric, kind).data_points
 
 
-def attributes_of(point: Any) -> dict[str, str | int]:
+def attributes_of(point: Any) -> dict[str, Any]:
     return {
         pair.key: pair.value.string_value if pair.value.WhichOneof("value") == "string_value" else pair.value.int_value
         for pair in point.attributes
@@ -173,7 +234,7 @@ def test_figures_of_one_request_are_of_one_moment() -> None:
         accounts = {Signal.LOGS: Account(n, 0, n, 0, {})}
         return make_figures(accounts=accounts, balance=BALANCE._replace(seen=n, probe_missed=n))
 
-    metrics = AttemptMetrics(Resource({}), figures=figures, environ={})
+    metrics = AttemptMetrics(AGENT, figures=figures, environ={})
     for _ in range(2):
         found = collect(metrics)
         names = ("attempts.seen", "attempts.exported", "probe.missed")
@@ -184,7 +245,7 @@ def test_what_was_counted_elsewhere_is_a_histogram_of_the_same_request() -> None
     for temporality, expected in (("cumulative", ([3, 2, 1], [3, 4, 1])), ("delta", ([3, 2, 1], [0, 2, 0]))):
         grown = iter([(3, 2, 1), (3, 4, 1), (3, 4, 1)])
         metrics = AttemptMetrics(
-            Resource({}),
+            AGENT,
             figures=lambda: make_figures(delays={Signal.LOGS: Distribution((0.1, 1.0), next(grown), 4.5)}),  # noqa: B023
             environ={TEMPORALITY: temporality},
         )
@@ -270,7 +331,7 @@ def test_exemplars_point_to_the_span() -> None:
 
 def test_encoder_records_its_batches() -> None:
     metrics = make_metrics()
-    Encoder(EncodeConfig(), resource(), metrics).encode([make_attempt()])
+    Encoder(EncodeConfig(), RESOURCES, metrics).encode([make_attempt()])
     (point,) = points_of(collect(metrics)["otel_connect.attempt.duration"])
     assert point.count == len(point.exemplars) == 1
 
@@ -289,17 +350,61 @@ def test_disabled_sdk_collects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics.collect() == []
 
 
+@given(st.lists(attempts, min_size=1, max_size=20), st.sampled_from(["", "delta"]), st.booleans())
+@settings(deadline=None)
+def test_joined_bytes_are_what_protobuf_reads(batch: list[Attempt], temporality: str, exponential: bool) -> None:
+    environ = {TEMPORALITY: temporality}
+    if exponential:
+        environ[AGGREGATION] = "base2_exponential_bucket_histogram"
+    metrics, clocks = with_clocks(environ)
+    metrics.record(batch)
+    clocks.move(3)
+    times = {"start_time_unix_nano": START_NS, "time_unix_nano": clocks.unix_ns}
+    enum = "AGGREGATION_TEMPORALITY_DELTA" if temporality else "AGGREGATION_TEMPORALITY_CUMULATIVE"
+    expected = []
+    for resource, keyed in by_resource(batch, [metric_key(attempt)[1:] for attempt in batch]):
+        counter = Metric(name="otel_connect.attempts", unit="{attempt}", description="TCP connect attempts that ended.")
+        counter.sum.is_monotonic, counter.sum.aggregation_temporality = True, AggregationTemporality.Value(enum)
+        for key, count in Counter(keyed).items():
+            pairs = {name: value for name, value in zip(NAMES, key, strict=True) if value is not None}
+            counter.sum.data_points.add(as_int=count, attributes=key_values(pairs.items()), **times)
+        expected.append((resource, counter))
+    of_workloads = resources(metrics)[1:]
+    assert [(each.resource, each.scope_metrics[0].metrics[0]) for each in of_workloads] == expected
+    for each in of_workloads:
+        scoped = ScopeMetrics(scope=SCOPE, metrics=each.scope_metrics[0].metrics, schema_url=SCHEMA_URL)
+        assert each == ResourceMetrics(resource=each.resource, scope_metrics=[scoped], schema_url=SCHEMA_URL)
+        for histogram in each.scope_metrics[0].metrics[1:]:
+            kind = "exponential_histogram" if exponential else "histogram"
+            assert (histogram.name, histogram.unit) == ("otel_connect.attempt.duration", "s")
+            assert histogram.description == "Time from the start of a TCP connect attempt to its end."
+            assert histogram.WhichOneof("data") == kind
+            assert getattr(histogram, kind).aggregation_temporality == AggregationTemporality.Value(enum)
+            known = [point.attributes for point in points_of(each.scope_metrics[0].metrics[0])]
+            for point in points_of(histogram):
+                assert point.attributes in known
+                assert (point.start_time_unix_nano, point.time_unix_nano) == tuple(times.values())
+
+
 # --- the bound on attribute sets
 
 
-def peer(number: int) -> Attempt:
-    return make_attempt(peer_address=f"10.0.{number // 250}.{number % 250}", executable_name=f"p{number % 30}")
+def peer(number: int, workload: int = 0) -> Attempt:
+    return make_attempt(
+        peer_address=f"10.0.{number // 250}.{number % 250}",
+        executable_name=f"p{number % 30}",
+        service_name=f"w{workload}",
+    )
 
 
 def test_past_the_limit_addresses_then_names_become_other() -> None:
-    sets = AttributeSets(100)
+    sets = AttributeSets(Limits(sets_of_workload=100))
     found = [sets.find(metric_key(peer(number))) for number in range(200)]
-    folded = [series.attributes for series in found if series.overflowed]
+    folded = [
+        attributes_of(NumberDataPoint.FromString(b"".join(b"\x3a" + one for one in series.fragments)))
+        for series in found
+        if series.overflowed
+    ]
     assert len(found) - len(folded) == 80
     assert all(attributes["server.address"] == "_other" for attributes in folded)
     assert len({attributes["process.executable.name"] for attributes in folded}) == 11  # ten, and _other
@@ -311,7 +416,7 @@ def test_past_the_limit_addresses_then_names_become_other() -> None:
 
 @given(st.lists(attempts, max_size=60), st.integers(0, 40))
 def test_totals_are_exact_under_any_limit(batch: list[Attempt], limit: int) -> None:
-    metrics = make_metrics(limit=limit)
+    metrics = make_metrics(limits=Limits(limit, limit * 2, 3))
     half = len(batch) // 2
     metrics.record(batch[:half])
     metrics.record(batch[half:])
@@ -327,7 +432,7 @@ def test_totals_are_exact_under_any_limit(batch: list[Attempt], limit: int) -> N
     folded = sum(point.as_int for point in points if attributes_of(point).get("server.address") == "_other")
     assert metrics.overflowed == folded
     exact = [point for point in points if attributes_of(point).get("server.address") != "_other"]
-    assert len(exact) <= limit
+    assert len(exact) <= limit * 2
 
 
 def test_never_more_sets_than_the_default_limit() -> None:
@@ -342,9 +447,156 @@ def test_never_more_sets_than_the_default_limit() -> None:
 
 
 def test_limit_is_per_collection_with_delta_temporality() -> None:
-    metrics = make_metrics({TEMPORALITY: "delta"}, limit=10)
+    metrics = make_metrics({TEMPORALITY: "delta"}, Limits(sets_of_workload=10))
     for start in (0, 8):
         metrics.record([peer(number) for number in range(start, start + 8)])
         found = collect(metrics)
         assert len(points_of(found["otel_connect.attempts"])) == 8
         assert metrics.overflowed == 0
+
+
+def test_each_workload_has_its_own_attempts_and_the_agent_none() -> None:
+    metrics = make_metrics()
+    metrics.record([make_attempt(service_name=name) for name in ("shop", "cart", "shop")])
+    found = by_service(metrics)
+    assert list(found) == ["otel-connect", "shop", "cart"]
+    agent = found.pop("otel-connect")
+    assert not {"otel_connect.attempts", "otel_connect.attempt.duration"} & agent.keys()
+    for name, count in (("shop", 2), ("cart", 1)):
+        assert found[name].keys() == {"otel_connect.attempts", "otel_connect.attempt.duration"}
+        assert total(found[name]["otel_connect.attempts"]) == count
+        assert [point.count for point in points_of(found[name]["otel_connect.attempt.duration"])] == [count]
+
+
+def test_a_server_is_known_by_its_name_and_by_what_the_operator_calls_it() -> None:
+    metrics = make_metrics()
+    names = {"server": ServerName("db.example", "dns", "process"), "service_peer_name": "database"}
+    metrics.record([make_attempt(peer_address=address, **names) for address in ("10.0.0.1", "10.0.0.2")])
+    (point,) = points_of(collect(metrics)["otel_connect.attempts"])
+    assert point.as_int == 2
+    assert {"server.address": "db.example", "service.peer.name": "database"}.items() <= attributes_of(point).items()
+
+
+def test_tallies_that_do_not_tell_processes_apart_are_of_another_workload() -> None:
+    metrics = make_metrics()
+    attempt = make_attempt()
+    alike = Tallied(attempt.event, attempt.verdict, None, Detail.WITHOUT_PROCESS, 7, None)
+    metrics.record_tallied([alike, alike._replace(named=attempt.named, detail=Detail.WITHOUT_PEER)])
+    found = by_service(metrics)
+    assert total(found["_other"]["otel_connect.attempts"]) == total(found["shop"]["otel_connect.attempts"]) == 7
+    assert metrics.overflowed == 14
+    (other,), (known,) = (points_of(found[name]["otel_connect.attempts"]) for name in ("_other", "shop"))
+    assert attributes_of(other)["process.executable.name"] == attributes_of(other)["server.address"] == "_other"
+    assert attributes_of(known)["process.executable.name"] == "curl"
+    assert metric_key(alike).workload.service_name == "_other"
+
+
+def test_all_workloads_together_stay_below_a_limit() -> None:
+    metrics = make_metrics()
+    metrics.record([peer(number, workload=number % 50) for number in range(60_000)])
+    found = {
+        name: each["otel_connect.attempts"] for name, each in by_service(metrics).items() if name != "otel-connect"
+    }
+    sizes = {name: len(points_of(metric)) for name, metric in found.items()}
+    assert 8000 < sum(sizes.values()) <= 10_000
+    assert all(size <= 1000 for size in sizes.values())
+    assert sum(map(total, found.values())) == 60_000
+
+
+def test_workloads_beyond_a_number_are_one() -> None:
+    metrics = make_metrics()
+    metrics.record([peer(number % 7, workload=number % 2500) for number in range(10_000)])
+    found = by_service(metrics)
+    assert len(found) == 1002  # with that of the agent, and _other
+    assert sum(total(each.get("otel_connect.attempts")) for each in found.values()) == 10_000
+    assert metrics.overflowed == total(found["_other"]["otel_connect.attempts"]) == 6000
+
+
+def only_point(metrics: AttemptMetrics, name: str = "otel_connect.attempts") -> Any:
+    (point,) = points_of(collect(metrics)[name])
+    return point
+
+
+def test_idle_sets_expire_and_begin_anew() -> None:
+    metrics, clocks = with_clocks()
+    metrics.expire_s = 100
+    metrics.record([make_attempt(), make_attempt()])
+    first = only_point(metrics)
+    clocks.move(99)
+    metrics.record([make_attempt(peer_address="10.1.2.81")])
+    assert [point.as_int for point in points_of(collect(metrics)["otel_connect.attempts"])] == [2, 1]
+    clocks.move(2)
+    assert len(points_of(collect(metrics)["otel_connect.attempts"])) == 2  # said for the last time
+    assert only_point(metrics).as_int == 1
+    clocks.move(2)
+    metrics.record([make_attempt()])
+    _, again = points_of(collect(metrics)["otel_connect.attempts"])
+    assert (again.as_int, again.start_time_unix_nano) == (1, START_NS + 103 * SECOND)
+    assert again.attributes == first.attributes
+    assert first.start_time_unix_nano == START_NS
+
+
+def test_a_set_is_reported_before_it_expires() -> None:
+    metrics, clocks = with_clocks()
+    metrics.expire_s = 100
+    metrics.record([make_attempt()])
+    clocks.move(1000)
+    assert only_point(metrics).as_int == only_point(metrics).as_int == 1
+
+
+def test_expired_workloads_make_room_for_others() -> None:
+    metrics, clocks = with_clocks()
+    metrics.record([peer(1, workload=number) for number in range(1500)])
+    assert len(resources(metrics)) == 1002
+    clocks.move(4000)
+    assert len(resources(metrics)) == 1002
+    metrics.record([peer(1, workload=number) for number in range(1400, 1500)])
+    found = by_service(metrics)
+    assert len(found) == 101
+    assert "_other" not in found
+
+
+@pytest.mark.parametrize("day", [86_400, -86_400])
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_starts_of_attempts_follow_a_clock_that_was_set(day: int, temporality: str) -> None:
+    metrics, clocks = with_clocks({TEMPORALITY: temporality})
+    for moved in (0, day, 0):
+        clocks.unix_ns += moved * SECOND
+        metrics.record([make_attempt()])
+        before = clocks.unix_ns
+        clocks.move(10)
+        found = collect(metrics)
+        for name in ("otel_connect.attempts", "otel_connect.attempt.duration"):
+            (point,) = points_of(found[name])
+            age = 10 if temporality == "delta" else (clocks.monotonic_ns - 5 * SECOND) // SECOND
+            assert point.time_unix_nano == clocks.unix_ns == before + 10 * SECOND
+            assert point.time_unix_nano - point.start_time_unix_nano == age * SECOND
+
+
+def test_the_start_of_a_cumulative_sum_stays_while_clocks_drift() -> None:
+    metrics, clocks = with_clocks()
+    metrics.record([make_attempt()])
+    starts = set()
+    for _ in range(5):
+        clocks.move(60)
+        clocks.unix_ns += 1000
+        starts.add(only_point(metrics).start_time_unix_nano)
+    assert starts == {START_NS}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 80)), max_size=40), st.sampled_from(["", "delta"]))
+@settings(deadline=None)
+def test_what_was_sent_of_each_set_since_each_start_adds_up(steps: list[tuple[int, int]], temporality: str) -> None:
+    metrics, clocks = with_clocks({TEMPORALITY: temporality})
+    metrics.expire_s = 100
+    last: dict[tuple[bytes, int], int] = {}
+    for number, seconds in [*steps, (0, 0)]:
+        metrics.record([peer(number, workload=number % 2)])
+        clocks.move(seconds)
+        for of_resource in resources(metrics)[1:]:
+            for point in of_resource.scope_metrics[0].metrics[0].sum.data_points:
+                identity = of_resource.resource.SerializeToString() + str(attributes_of(point)).encode()
+                key = identity, point.start_time_unix_nano
+                last[key] = point.as_int + (last.get(key, 0) if temporality else 0)
+        clocks.move(1)
+    assert sum(last.values()) == len(steps) + 1

@@ -4,12 +4,13 @@ import errno
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 
 from otel_connect.config import Configuration, EncodeConfig, ExportConfig
@@ -161,14 +162,22 @@ def log_records(sink: Kept) -> list[LogRecord]:
     ]
 
 
+def last_metrics(sink: Kept) -> Iterator[Metric]:
+    """Return the metrics of all resources in the last request of theirs."""
+    last = [request for request in sink.requests if request.signal is Signal.METRICS][-1]
+    for of_resource in ExportMetricsServiceRequest.FromString(last.body).resource_metrics:
+        yield from of_resource.scope_metrics[0].metrics
+
+
 def attempts_counted(sink: Kept) -> int:
     """Return the total of the attempt counter in the last metrics."""
-    last = [request for request in sink.requests if request.signal is Signal.METRICS][-1]
-    (of_resource,) = ExportMetricsServiceRequest.FromString(last.body).resource_metrics
-    metrics = {metric.name: metric for metric in of_resource.scope_metrics[0].metrics}
-    durations = metrics["otel_connect.attempt.duration"].histogram.data_points
-    total = sum(point.as_int for point in metrics["otel_connect.attempts"].sum.data_points)
-    assert sum(point.count for point in durations) == total
+    total = durations = 0
+    for metric in last_metrics(sink):
+        if metric.name == "otel_connect.attempts":
+            total += sum(point.as_int for point in metric.sum.data_points)
+        elif metric.name == "otel_connect.attempt.duration":
+            durations += sum(point.count for point in metric.histogram.data_points)
+    assert durations == total
     return total
 
 
@@ -211,9 +220,7 @@ def test_what_waits_for_its_window_is_queued() -> None:
     output.write([make_attempt()] * 4)
     clock.now += 1.5
     output.tick(lambda: state(4))
-    last = [request for request in sink.requests if request.signal is Signal.METRICS][-1]
-    (of_resource,) = ExportMetricsServiceRequest.FromString(last.body).resource_metrics
-    metrics = {metric.name: metric for metric in of_resource.scope_metrics[0].metrics}
+    metrics = {metric.name: metric for metric in last_metrics(sink)}
     queued = metrics["otel_connect.agent.attempts.queued"].sum.data_points
     assert {point.as_int for point in queued} == {3}
 
@@ -272,7 +279,8 @@ def test_events_are_log_records_but_no_attempts() -> None:
         *["otel_connect.attempt"] * 2,
         "otel_connect.agent.stopped",
     ]
-    assert {body.resource_logs[0].resource.attributes[0].value.string_value for body in bodies} == {"test"}
+    services = [body.resource_logs[0].resource.attributes[0].value.string_value for body in bodies]
+    assert services == ["test", "test", "shop", "test"]
     outlet = output.outlet(state(2))
     assert outlet.accounts[Signal.LOGS] == (2, 0, 2, 0, {})
     assert all(account.difference == 0 for account in outlet.accounts.values())

@@ -1,10 +1,16 @@
 import logging
 import os
+import uuid
 
 import pytest
+from hypothesis import given
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 
 from otel_connect import __version__
-from otel_connect.encode.resource import agent_resource, resource_message
+from otel_connect.encode.attributes import valid_text
+from otel_connect.encode.resource import WorkloadResources, agent_resource, resource_message
+from otel_connect.model import Workload
+from tests.support.events import workloads
 
 UNAME = os.uname_result(("Linux", "node-7", "6.12.0-arm64", "#1 SMP", "aarch64"))
 INSTANCE = "5ef2ed3c-8c44-4a3b-9d52-2f1d3e0b5a11"
@@ -81,3 +87,102 @@ def test_malformed_entries_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog:
     assert found["zone"] == "\\udcff"
     assert "" not in found
     assert "nonsense" in caplog.text
+
+
+# --- of workloads
+
+MACHINE = "4ddd5be1b2414b2c8eb1d0f0a1a1d9a5"
+PLAIN = Workload("shop")
+
+
+def of_host(
+    *, name: str = "node-7", machine_id: str | None = MACHINE, node_name: str | None = None
+) -> WorkloadResources:
+    uname = os.uname_result(("Linux", name, *UNAME[2:]))
+    return WorkloadResources(agent_resource(uname, instance_id=INSTANCE, machine_id=machine_id, node_name=node_name))
+
+
+def instance(workload: Workload, resources: WorkloadResources) -> str:
+    return resources.attributes(workload)["service.instance.id"]
+
+
+def test_resource_of_a_workload() -> None:
+    published = (("service.version", "2.1"), ("deployment.environment.name", "staging"))
+    workload = Workload("shop", "web", "shop-7", "c0ffee", "5d1c", published)
+    assert of_host(node_name="worker-2").attributes(workload) == {
+        "service.name": "shop",
+        "service.namespace": "web",
+        "service.instance.id": "shop-7",
+        "container.id": "c0ffee",
+        "k8s.pod.uid": "5d1c",
+        "service.version": "2.1",
+        "deployment.environment.name": "staging",
+        "host.name": "node-7",
+        "host.id": MACHINE,
+        "host.arch": "arm64",
+        "os.type": "linux",
+        "k8s.node.name": "worker-2",
+        "telemetry.distro.name": "otel-connect",
+        "telemetry.distro.version": __version__,
+    }
+
+
+def test_what_the_operator_says_of_the_host_holds_for_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "cloud.region": "eu-1",
+        "deployment.environment.name": "live",
+        "k8s.cluster.name": "blue",
+        "k8s.pod.name": "agent-x",
+        "k8s.pod.uid": "77",
+        "service.namespace": "monitoring",
+        "team": "platform",
+    }
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", ",".join(map("=".join, told.items())))
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "connections")
+    found = of_host().attributes(PLAIN)
+    applied = {"cloud.region", "deployment.environment.name", "k8s.cluster.name"}
+    assert {key: told[key] for key in applied}.items() <= found.items()
+    assert not (told.keys() - applied) & found.keys()
+    assert found["service.name"] == "shop"
+    knows = PLAIN._replace(published=(("deployment.environment.name", "test"), ("cloud.region", "mars")))
+    assert (
+        of_host().attributes(knows).items() >= {"deployment.environment.name": "test", "cloud.region": "eu-1"}.items()
+    )
+
+
+def test_a_workload_can_publish_nothing_that_the_agent_knows_better() -> None:
+    forged = ("service.name", "container.id", "host.name", "os.type", "telemetry.distro.name", "telemetry.sdk.name")
+    published = tuple(
+        (key, "forged") for key in (*forged, "process.pid", "process.command_args", "service.instance.id")
+    )
+    assert "forged" not in of_host().attributes(Workload("shop", container_id="c0ffee", published=published)).values()
+
+
+def test_an_instance_is_the_same_after_a_restart_and_another_on_another_host() -> None:
+    made = instance(PLAIN, of_host())
+    assert made == instance(PLAIN, of_host(name="renamed"))
+    assert uuid.UUID(made).version == 5
+    others = [
+        instance(PLAIN, of_host(machine_id="another")),
+        instance(PLAIN, of_host(node_name="worker-2")),
+        instance(PLAIN, of_host(machine_id=None)),
+        instance(PLAIN, of_host(machine_id=None, name="renamed")),
+        instance(PLAIN._replace(container_id="c0ffee"), of_host()),
+        instance(PLAIN._replace(service_namespace="c0ffee"), of_host()),
+        instance(PLAIN._replace(pod_uid="c0ffee"), of_host()),
+        instance(PLAIN._replace(published=(("service.version", "2"),)), of_host()),
+    ]
+    assert len({made, *others}) == 1 + len(others)
+
+
+@given(workloads)
+def test_any_workload_has_a_resource(workload: Workload) -> None:
+    resources = of_host()
+    found = resources.attributes(workload)
+    message = ResourceMessage.FromString(resources.encoded(workload))
+    assert {pair.key: pair.value.string_value for pair in message.attributes} == dict(found)
+    assert len(message.attributes) == len(found)
+    assert found["service.name"] == valid_text(workload.service_name or "unknown_service")
+    assert found["service.instance.id"]
+    assert found["host.name"] == "node-7"
+    assert resources.encoded(workload) == message.SerializeToString()

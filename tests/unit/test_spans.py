@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
 from otel_connect.config import EncodeConfig
 from otel_connect.encode.attributes import is_failure
 from otel_connect.encode.spans import SpanContext, SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
-from otel_connect.model import Attempt, Outcome
+from otel_connect.model import Attempt, Outcome, ServerName
 from tests.support.events import attempts, make_attempt
-from tests.support.otlp import SCHEMA_URL, SCOPE, attribute_messages, resource
+from tests.support.otlp import RESOURCES, SCHEMA_URL, SCOPE, attribute_messages, by_resource
 
-RESOURCE = resource(service_name="otel-connect")
 CONTEXT = SpanContext(bytes(range(16)), bytes(range(8)))
 SECOND = 1_000_000_000
 SUCCESS: dict[str, Any] = {"outcome": Outcome.ESTABLISHED, "errno": None}
@@ -25,7 +24,7 @@ SUCCESS: dict[str, Any] = {"outcome": Outcome.ESTABLISHED, "errno": None}
 
 def encode(batch: list[Attempt], config: EncodeConfig) -> bytes:
     contexts = [None if attempt.event.duration_ns is None else CONTEXT for attempt in batch]
-    return encode_spans(batch, [fragments(attempt) for attempt in batch], contexts, RESOURCE, config)
+    return encode_spans(batch, [fragments(attempt) for attempt in batch], contexts, RESOURCES, config)
 
 
 def span_of(attempt: Attempt, config: EncodeConfig | None = None) -> Span:
@@ -55,9 +54,10 @@ def test_joined_fragments_are_what_protobuf_writes(batch: list[Attempt]) -> None
             text = span_of(attempt).status.message
             span.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=text))
         spans.append(span)
-    scope_spans = ScopeSpans(scope=SCOPE, spans=spans, schema_url=SCHEMA_URL)
-    of_resource = ResourceSpans(resource=RESOURCE, scope_spans=[scope_spans], schema_url=SCHEMA_URL)
-    expected = ExportTraceServiceRequest(resource_spans=[of_resource])
+    expected = ExportTraceServiceRequest()
+    for resource, of_workload in by_resource([a for a in batch if a.event.duration_ns is not None], spans):
+        scope_spans = ScopeSpans(scope=SCOPE, spans=of_workload, schema_url=SCHEMA_URL)
+        expected.resource_spans.add(resource=resource, scope_spans=[scope_spans], schema_url=SCHEMA_URL)
     assert ExportTraceServiceRequest.FromString(encoded) == expected
     assert encoded == expected.SerializeToString()
 
@@ -93,6 +93,11 @@ def test_status(changes: dict[str, Any], code: int, text: str) -> None:
 )
 def test_name(name: Literal["fixed", "peer"], address: str, expected: str) -> None:
     assert span_of(make_attempt(peer_address=address), EncodeConfig(span_name=name)).name == expected
+
+
+def test_name_of_a_server_that_was_resolved() -> None:
+    named = make_attempt(server=ServerName("shop.example", "dns", "process"))
+    assert span_of(named, EncodeConfig(span_name="peer")).name == "tcp connect shop.example:443"
 
 
 @pytest.mark.parametrize(("kind", "number"), [("internal", 1), ("client", 3)])
