@@ -4,7 +4,8 @@ The columns keep the order of BCC's tcpv4connect (PID, COMM, SADDR, DADDR, DPORT
 say: when, who else, what became of it and how long that took. The addresses come last, because they alone
 vary much in length: 15 cells do for IPv4 and short IPv6 addresses, and when a longer one turns up the column
 grows, for good. A terminal too narrow for everything loses the least telling columns; an address is never
-cut, so at worst a long one moves the port behind it.
+cut, so at worst a long one moves the port behind it. The name of the server comes last of all, in a column that
+appears with the first name and takes the room that is left.
 
 Only SGR codes of this module reach the terminal; every name goes through :func:`text.safe`.
 """
@@ -35,6 +36,7 @@ _COLOURS = dict.fromkeys(Outcome, _RED) | {
 
 # Steps in which an address column grows: IPv4; nearly any address with a "::" in it; any IPv6 address.
 _ADDRESS_CELLS = (15, 26, 39)
+_NAME_CELLS = (15,)
 
 
 class _Column(NamedTuple):
@@ -42,8 +44,10 @@ class _Column(NamedTuple):
     cells: int
     value: Callable[[Attempt], str]
     right: bool = False
-    address: bool = False
-    """Grows with what it has to hold, and is never cut."""
+    steps: tuple[int, ...] = ()
+    """It grows to with what it has to hold."""
+    whole: bool = False
+    """Never cut."""
     gap: int = 1
     """Spaces after it."""
 
@@ -71,6 +75,11 @@ def _address(address: str | None) -> str:
     return text.ABSENT if address is None else text.safe(address)
 
 
+def _name(attempt: Attempt) -> str:
+    server = attempt.named.server
+    return "" if server is None else text.safe(server.name)
+
+
 def _port(attempt: Attempt) -> str:
     _, port = attempt.event.target
     return text.ABSENT if port is None else str(port)
@@ -81,6 +90,7 @@ _OUTCOME = "OUTCOME"
 _REASON = "ERRNO"
 _LOCAL = "LOCAL"
 _PEER = "PEER"
+_NAME = "NAME"
 _COLUMNS = (
     _Column("PID", 7, lambda attempt: str(attempt.event.pid), right=True),
     _Column("PROCESS", 15, _process),
@@ -89,12 +99,13 @@ _COLUMNS = (
     _Column(_OUTCOME, 11, lambda attempt: attempt.verdict.outcome.value),
     _Column(_REASON, 13, _reason),
     _Column("DURATION", 8, lambda attempt: text.duration(attempt.event.duration_ns), right=True, gap=2),
-    _Column(_LOCAL, 15, lambda attempt: _address(attempt.event.local_address), address=True),
-    _Column(_PEER, 15, lambda attempt: _address(attempt.event.target[0]), address=True),
+    _Column(_LOCAL, 15, lambda attempt: _address(attempt.event.local_address), steps=_ADDRESS_CELLS, whole=True),
+    _Column(_PEER, 15, lambda attempt: _address(attempt.event.target[0]), steps=_ADDRESS_CELLS, whole=True),
     _Column("PORT", 5, _port),
+    _Column(_NAME, 0, _name, steps=_NAME_CELLS),
 )
 _INDISPENSABLE = frozenset({"PID", "PROCESS", _OUTCOME, "DURATION", _PEER, "PORT"})
-_BY_USE = (_TIME, _REASON, _PEER, _LOCAL, "USER", "COMM")  # the peer: its growth
+_BY_USE = (_TIME, _NAME, _REASON, _PEER, _LOCAL, "USER", "COMM")  # the peer: its growth
 
 
 class ConsoleOutput:
@@ -144,7 +155,7 @@ class ConsoleOutput:
     def _join(self, values: Sequence[str], colours: Mapping[str, str] | None = None) -> str:
         parts: list[str] = []
         for column, value in zip(self._columns, values, strict=True):
-            shown = value if column.address else text.cut(value, column.cells)
+            shown = value if column.whole else text.cut(value, column.cells)
             part = text.pad(shown, column.cells, right=column.right)
             if colours and column.title in colours:
                 part = f"{colours[column.title]}{part}{_RESET}"
@@ -183,27 +194,29 @@ def terminal_width(stream: TextIO) -> int | None:
 
 
 def _grown(column: _Column, attempts: Sequence[Attempt]) -> _Column:
-    """Widen an address column to the step that the longest address of the batch asks for."""
-    if not column.address or column.cells == _ADDRESS_CELLS[-1]:
+    """Widen a column that grows to the step that the longest value of the batch asks for."""
+    if not column.steps or column.cells == column.steps[-1]:
         return column
     longest = max((len(column.value(attempt)) for attempt in attempts), default=0)
-    step = next((cells for cells in _ADDRESS_CELLS if longest <= cells), _ADDRESS_CELLS[-1])
+    step = next((cells for cells in column.steps if longest <= cells), column.steps[-1]) if longest else 0
     return column._replace(cells=max(column.cells, step))
 
 
 def _fitting(columns: Sequence[_Column], width: int | None) -> list[_Column]:
     """Return the columns that the width has room for, in their order."""
     if width is None:
-        return list(columns)
-    by_title = {column.title: column for column in columns}
+        return [column._replace(whole=True) if column.title == _NAME else column for column in columns]
+    by_title = {column.title: column for column in columns if column.cells}
     chosen = {title: by_title[title] for title in _INDISPENSABLE}
     chosen[_PEER] = chosen[_PEER]._replace(cells=_ADDRESS_CELLS[0])
     room = width + 1 - sum(map(_span, chosen.values()))
-    for title in _BY_USE:
+    for title in filter(by_title.__contains__, _BY_USE):
         cost = _span(by_title[title]) - (_span(chosen[title]) if title in chosen else 0)
         if cost <= room:
             chosen[title] = by_title[title]
             room -= cost
+    if _NAME in chosen:
+        chosen[_NAME] = chosen[_NAME]._replace(cells=chosen[_NAME].cells + room)
     if _REASON not in chosen:
         chosen[_OUTCOME] = chosen[_OUTCOME]._replace(value=_outcome_alone)
     return [chosen[column.title] for column in columns if column.title in chosen]

@@ -14,6 +14,7 @@ from otel_connect.serve.console import errno_name
 OTHER_PEERS = "other peers"
 
 _TOP = 5
+_NAME_CELLS = 40
 _KINDS = 3  # of failures named for one peer
 _NOT_FAILED = frozenset({Outcome.ESTABLISHED, Outcome.PENDING, Outcome.UNKNOWN})
 
@@ -21,7 +22,7 @@ _NOT_FAILED = frozenset({Outcome.ESTABLISHED, Outcome.PENDING, Outcome.UNKNOWN})
 class Tally:
     """The attempts towards one peer, or towards all the other peers."""
 
-    __slots__ = ("attempts", "failures", "slowest_by", "slowest_ns")
+    __slots__ = ("attempts", "failures", "name", "slowest_by", "slowest_ns")
 
     def __init__(self) -> None:
         self.attempts = 0
@@ -29,10 +30,14 @@ class Tally:
         self.slowest_ns = -1
         """The longest time an established attempt took; -1 before there is one."""
         self.slowest_by = ""
+        self.name: str | None = None
+        """Of the peer, as last observed."""
 
     def add(self, attempt: Attempt) -> None:
         """Count one attempt."""
         self.attempts += 1
+        if attempt.named.server is not None:
+            self.name = attempt.named.server.name
         outcome = attempt.verdict.outcome
         # Losing a race between addresses is how parallel dialling works: no failure of the peer.
         if outcome not in _NOT_FAILED and not attempt.superseded:
@@ -67,7 +72,7 @@ class Summary:
 
     def named_tallies(self) -> list[tuple[str, Tally]]:
         """Return every tally under the name a person knows it by."""
-        tallies = [(text.endpoint(*peer), tally) for peer, tally in self.peers.items()]
+        tallies = [(_peer(*peer, tally.name), tally) for peer, tally in self.peers.items()]
         return [*tallies, (OTHER_PEERS, self.other_peers)]
 
     def _tally(self, attempt: Attempt) -> Tally:
@@ -78,6 +83,11 @@ class Summary:
                 return self.other_peers
             tally = self.peers[peer] = Tally()
         return tally
+
+
+def _peer(address: str | None, port: int | None, name: str | None) -> str:
+    endpoint = text.endpoint(address, port)
+    return endpoint if name is None else f"{endpoint} ({text.cut(text.safe(name), _NAME_CELLS)})"
 
 
 def render(summary: Summary, balance: Balance) -> list[str]:

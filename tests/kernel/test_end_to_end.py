@@ -68,8 +68,12 @@ class Arrived(NamedTuple):
     made: list[Made]
     logs: list[dict[str, Any]]
     spans: list[dict[str, Any]]
+    all_logs: list[dict[str, Any]]
+    """Also those of other programs."""
     attempts_total: dict[str, float]
     durations: dict[str, float]
+    by_job: dict[tuple[str, str, str], float]
+    """Attempts by job, instance and outcome."""
     agent_errors: list[str]
 
 
@@ -93,6 +97,16 @@ def by_outcome(collector: Collector, name: str) -> dict[str, float]:
     for sample in collector.prometheus_samples():
         if sample.name == name:
             totals[sample.labels["otel_connect_outcome"]] += sample.value
+    return dict(totals)
+
+
+def by_job(collector: Collector) -> dict[tuple[str, str, str], float]:
+    totals: dict[tuple[str, str, str], float] = defaultdict(float)
+    for sample in collector.prometheus_samples():
+        if sample.name == PER_ATTEMPT:
+            totals[sample.labels["job"], sample.labels["instance"], sample.labels["otel_connect_outcome"]] += (
+                sample.value
+            )
     return dict(totals)
 
 
@@ -126,8 +140,10 @@ def arrived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             made,
             ours(logs),
             ours(collector.spans()),
+            logs,
             by_outcome(collector, PER_ATTEMPT),
             by_outcome(collector, DURATION_COUNT),
+            by_job(collector),
             agent.errors,
         )
 
@@ -192,6 +208,29 @@ def test_the_prometheus_page_has_the_same_totals(arrived: Arrived) -> None:
     for kind in KINDS:
         assert arrived.attempts_total[kind.outcome] >= ATTEMPTS
     assert arrived.durations == arrived.attempts_total
+
+
+def test_each_program_is_a_service_of_its_own(arrived: Arrived) -> None:
+    programs = {one.run.pid: Path(one.runtime.executable_path).name for one in arrived.made}
+    for record in (*arrived.logs, *arrived.spans):
+        resource = record["resource"]
+        assert resource["service.name"] == f"unknown_service:{programs[record['attributes']['process.pid']]}"
+        assert resource["telemetry.distro.name"] == "otel-connect"
+        assert resource["host.name"]
+    instances = {(one["resource"]["service.name"], one["resource"]["service.instance.id"]) for one in arrived.logs}
+    assert len(instances) == len({instance for _, instance in instances}) == len(set(programs.values())) >= 4
+
+
+def test_each_service_has_as_many_attempts_in_the_metrics_as_it_has_records(arrived: Arrived) -> None:
+    recorded = Counter(
+        (
+            record["resource"]["service.name"],
+            record["resource"]["service.instance.id"],
+            record["attributes"]["otel_connect.outcome"],
+        )
+        for record in arrived.all_logs
+    )
+    assert arrived.by_job == recorded
 
 
 def test_the_ledger_balances(arrived: Arrived) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connect.model import Attempt, Outcome
+from otel_connect.model import Attempt, Outcome, ServerName
 from otel_connect.serve import text
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, errno_name, terminal_width
 from tests.support.events import make_attempt
@@ -137,6 +137,33 @@ def test_the_first_ipv6_address_widens_the_columns_for_good_and_repeats_the_head
     shown = lines([ipv4], [ipv6], [ipv4], width=200)
     assert [line.split()[0] for line in shown].count("TIME") == 2
     assert starts(shown[1], "10.1.2.80") < starts(shown[2], "PEER") == starts(shown[4], "10.1.2.80")
+
+
+def by_name(name: str = "shop.example", **changes: Any) -> Attempt:
+    return established(server=ServerName(name, "dns", "process"), **changes)
+
+
+def test_the_first_name_opens_a_column_behind_the_port() -> None:
+    before, _, header, named, after = lines([established()], [by_name()], [established()], width=110)
+    assert before.endswith(" PORT")
+    assert header.endswith(" PORT  NAME")
+    assert starts(named, "10.1.2.80", "443", "shop.example") == starts(header, "PEER", "PORT", "NAME")
+    assert after.endswith(" 443")
+    assert "LOCAL" not in header  # says less
+
+
+def test_a_name_is_cut_by_the_terminal_alone() -> None:
+    long = "a." * 100 + "example"
+    *_, shown = lines([by_name(long)], width=120)
+    assert text.width(shown) == 120
+    assert shown.endswith("…")
+    assert lines([by_name(long)])[-1].endswith(f" {long}")
+    assert not lines([by_name()], width=80)[-1].endswith("example")
+
+
+def test_a_hostile_name_of_a_server_is_harmless() -> None:
+    line = lines([by_name("\x1b]0;owned\x07\u202e\n")])[-1]
+    assert text.safe(line) == line
 
 
 def test_a_pipe_gets_one_header() -> None:

@@ -10,8 +10,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from otel_connect.config import EncodeConfig
+from otel_connect.encode.encoder import Encoder
 from otel_connect.export.split import fit, halve
 from otel_connect.model import Request, Signal
+from tests.support.events import make_attempt
+from tests.support.otlp import RESOURCES
 
 KINDS = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
 # How many records: for each resource, in it for each scope, in it for each metric (else just added up).
@@ -131,3 +135,23 @@ def test_no_empty_shell_is_left(signal: Signal) -> None:
 
 def test_what_cannot_be_read_cannot_be_halved() -> None:
     assert halve(Request(Signal.LOGS, b"\xff\xff", 2)) == ()
+
+
+@pytest.mark.parametrize("signal", [Signal.LOGS, Signal.TRACES])
+def test_halves_of_several_workloads_keep_each_record_with_its_own(signal: Signal) -> None:
+    batch = [make_attempt(service_name=name, event_id=str(number)) for number, name in enumerate("abcabcab")]
+    (request,) = (one for one in Encoder(EncodeConfig(), RESOURCES).encode(batch).requests if one.signal is signal)
+    parts = list(fit(request, 1))
+    assert len(parts) == 8
+    found = [
+        (
+            str(resource.resource.attributes[0].value.string_value),
+            next(one.value.string_value for one in entry.attributes if one.key == "otel_connect.event.id"),
+        )
+        for part in parts
+        for _, resources in MESSAGES[signal][0].FromString(part.body).ListFields()
+        for resource in resources
+        for scope in getattr(resource, MESSAGES[signal][1])
+        for entry in getattr(scope, MESSAGES[signal][2])
+    ]
+    assert sorted(found, key=lambda pair: pair[1]) == [(name, str(number)) for number, name in enumerate("abcabcab")]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connect.model import Attempt, Balance, Outcome, Verdict
+from otel_connect.model import Attempt, Balance, Outcome, ServerName, Verdict
 from otel_connect.serve.summary import OTHER_PEERS, Summary, render
 from tests.support.events import make_attempt
 
@@ -176,3 +176,9 @@ def test_skipped_probes_are_said_beside_the_balance() -> None:
         "seen 1 = shown 1 + in progress 0 + lost 0",
         "probes skipped by the kernel at most 3 times: see docs/operations.md",
     ]
+
+
+def test_a_peer_is_shown_with_its_name() -> None:
+    named = make_attempt(server=ServerName("shop.example\x1b", "dns", "process"))
+    lines = render(summed(make_attempt(), named), balanced(2))
+    assert section(lines, "most failures") == ["  10.1.2.80:443 (shop.example\\x1b)  2 of 2  refused ECONNREFUSED"]
