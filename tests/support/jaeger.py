@@ -92,7 +92,7 @@ class Jaeger:
 
     def services(self) -> set[str]:
         """Return the names of all services."""
-        return set(self._ask("/api/services", {}) or ())
+        return set(self.ask("/api/services") or ())
 
     def traces(self, service: str, *, tags: dict[str, str] | None = None, limit: int = 1000) -> list[Found]:
         """Return the spans of a service in the last hour, those with all these tags."""
@@ -104,7 +104,11 @@ class Jaeger:
             "start": str(now_us - 3_600_000_000),
             "end": str(now_us + 60_000_000),
         }
-        return [found for trace in self._ask("/api/traces", question) or () for found in _spans(trace)]
+        return [
+            found
+            for trace in self.ask(f"/api/traces?{urllib.parse.urlencode(question)}") or ()
+            for found in _spans(trace)
+        ]
 
     def _answers(self) -> bool:
         try:
@@ -113,8 +117,9 @@ class Jaeger:
             return False
         return True
 
-    def _ask(self, path: str, parameters: dict[str, str]) -> Any:
-        with DIRECT.open(f"{self.query_url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+    def ask(self, path: str) -> Any:
+        """Return the data of an answer of the query API."""
+        with DIRECT.open(f"{self.query_url}{path}", timeout=10) as answer:
             return json.load(answer)["data"]
 
     def _kill(self) -> None:
