@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -184,3 +185,28 @@ def test_the_image_holds_nothing_that_only_builds(image: str, container: list[st
     found = [line for line in found if line and not line.endswith(":")]
     assert found == [".bashrc", ".profile"]
     assert "No module named 'hatchling'" in ended.stderr
+
+
+def test_the_bill_of_materials_names_what_is_inside(image: str, container: list[str]) -> None:
+    listing = "dpkg-query -W -f '${Package} ${Version}\\n'; ls /opt/otel-connect/lib/python3*/site-packages"
+    told = subprocess.run(
+        [*container, "--entrypoint=sh", image, "-c", listing], capture_output=True, text=True, timeout=60, check=True
+    )
+    packages = {tuple(line.split()) for line in told.stdout.splitlines() if " " in line}
+    folders = re.findall(r"^(.+)-([^-]+)\.dist-info$", told.stdout, re.MULTILINE)
+    (name,) = (word.removeprefix("--name=") for word in container if word.startswith("--name="))
+    with subprocess.Popen(engine("export", name), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as archive:
+        bill = json.loads(subprocess.check_output([PROJECT / "tools/sbom.sh"], stdin=archive.stdout, timeout=240))
+    named = [component["purl"] for component in bill["components"] if "purl" in component]
+    listed = {re.fullmatch(r"pkg:(\w+)/(?:debian/)?(.+)@([^?]+)(.*)", unquote(purl)) for purl in named}
+    found = {one.groups() for one in listed if one is not None}
+    assert packages
+    assert packages == {
+        (name, version) for kind, name, version, what in found if kind == "deb" and "source" not in what
+    }
+    python = {(_normal(name), version) for kind, name, version, _ in found if kind == "pypi"}
+    assert python == {(_normal(package), version) for package, version in folders}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
