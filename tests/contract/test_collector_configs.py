@@ -121,8 +121,8 @@ def backend(tmp_path: Path) -> Iterator[Collector]:
 
 
 def test_every_configuration_has_a_delivery_test() -> None:
-    deployed = Path(__file__).parents[1] / "deploy" / "test_collector_examples.py"
-    text = Path(__file__).read_text() + deployed.read_text()
+    deployed = sorted((Path(__file__).parents[1] / "deploy").glob("test_*.py"))
+    text = "".join(path.read_text() for path in (Path(__file__), *deployed))
     tests = set(re.findall(r"^def (test_\w+_delivers)\(", text, re.MULTILINE))
     assert tests == {f"test_{name.replace('-', '_')}_delivers" for name in CONFIGS}
 
