@@ -251,7 +251,7 @@ def test_kubernetes_delivers(
     known = pod(NAMES["k8s.pod.name"], POD, CONTAINER, labels=LABELS, ownerReferences=[DEPLOYMENT])
     with KubernetesApi([known]) as api:
         variables = {
-            "BACKEND_OTLP": backend.http_endpoint,
+            "KUBERNETES_BACKEND": backend.http_endpoint,
             "K8S_AUTH": "kubeConfig",
             "K8S_NODE_NAME": "node-1",
             "KUBECONFIG": str(api.kubeconfig(tmp_path)),
