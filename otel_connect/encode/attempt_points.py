@@ -4,7 +4,7 @@ There may be thousands of series, and nothing else is done while they are collec
 from bytes (see ``wire``), its attributes encoded once in the life of its series.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
@@ -29,6 +29,7 @@ _START, _TIME = b"\x11", b"\x19"
 _count = Struct("<cq").pack
 _AS_INT = b"\x31"
 
+_ENOUGH_BYTES = 1 << 20
 _SLACK_NS = 1_000_000_000  # that two readings of the clocks may be apart
 
 
@@ -44,21 +45,32 @@ class AttemptPoints:
             temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
         self._temporality = _TEMPORALITY + varint(temporality)
 
-    def encode(self, workloads: Mapping[Workload, Sequence[Series]], now: Moment) -> tuple[bytes, int]:
-        """Return the metrics of all workloads as a serialized request, and how many data points it has."""
-        groups = []
-        points = 0
+    def encode(self, workloads: Mapping[Workload, Sequence[Series]], now: Moment) -> Iterator[tuple[bytes, int]]:
+        """Give the metrics of all workloads as serialized requests, each with the number of its data points.
+
+        A workload is in one of them whole, and none is much larger than a megabyte: what a request may have at the
+        most is a multiple of that.
+        """
+        body, points = b"", 0
         for workload, series in workloads.items():
-            times = [_times(_START, started(one, now), _TIME, now.unix_ns) for one in series]
-            counts = [_sum_point(one, its) for one, its in zip(series, times, strict=True)]
-            durations = [
-                self._histogram_point(one.durations.encoded(), one, its)
-                for one, its in zip(series, times, strict=True)
-                if one.durations is not None
-            ]
-            points += len(counts) + len(durations)
-            groups.append((self._resources.encoded(workload), self._metrics(counts, durations)))
-        return export_request(groups, _METRICS), points
+            of_workload, more = self._of_workload(workload, series, now)
+            body, points = body + of_workload, points + more
+            if len(body) >= _ENOUGH_BYTES:
+                yield body, points
+                body, points = b"", 0
+        if body:
+            yield body, points
+
+    def _of_workload(self, workload: Workload, series: Sequence[Series], now: Moment) -> tuple[bytes, int]:
+        times = [_times(_START, started(one, now), _TIME, now.unix_ns) for one in series]
+        counts = [_sum_point(one, its) for one, its in zip(series, times, strict=True)]
+        durations = [
+            self._histogram_point(one.durations.encoded(), one, its)
+            for one, its in zip(series, times, strict=True)
+            if one.durations is not None
+        ]
+        group = self._resources.encoded(workload), self._metrics(counts, durations)
+        return export_request([group], _METRICS), len(counts) + len(durations)
 
     def _metrics(self, counts: Sequence[bytes], durations: Sequence[bytes]) -> list[bytes]:
         """Make both metrics of a workload; the histogram is left out when no attempt had an end."""

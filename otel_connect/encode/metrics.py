@@ -103,7 +103,7 @@ class AttemptMetrics:
     def collect(self) -> list[Request]:
         """Return what has been recorded as export requests; with delta temporality it starts anew.
 
-        The agent's own resource is the first of a request, and one for each workload follows.
+        The agent's own resource is the first, and one for each workload follows.
         """
         self._figures = self._take_figures()
         self._own = {metric.name: metric for metric in self_metrics(self._figures)}
@@ -124,10 +124,12 @@ class AttemptMetrics:
             delta_ns=now.unix_ns - (now.monotonic_ns - self._collected_ns),
         )
         self._collected_ns = now.monotonic_ns
-        of_workloads, points = self._points.encode(self._sets.by_workload(), now)
+        points = sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
+        # The first with that of the agent: on most hosts there is no second.
+        first, *others = [*self._points.encode(self._sets.by_workload(), now)] or [(b"", 0)]
         self._forget(now)
-        points += sum(len(getattr(metric, str(metric.WhichOneof("data"))).data_points) for metric in metrics)
-        return [Request(Signal.METRICS, request.SerializeToString() + of_workloads, points)]
+        whole = [(request.SerializeToString() + first[0], points + first[1]), *others]
+        return [Request(Signal.METRICS, body, records) for body, records in whole]
 
     def _forget(self, now: Moment) -> None:
         """Forget what has been reported: all of it with delta temporality, else what is idle."""

@@ -70,15 +70,20 @@ def with_clocks(environ: Mapping[str, str] | None = None) -> tuple[AttemptMetric
 
 
 def resources(metrics: AttemptMetrics) -> list[ResourceMetrics]:
-    (request,) = metrics.collect()
-    assert request.signal is Signal.METRICS
-    found = list(ExportMetricsServiceRequest.FromString(request.body).resource_metrics)
+    requests = metrics.collect()
+    assert {request.signal for request in requests} == {Signal.METRICS}
+    assert all(len(request.body) <= 2 << 20 for request in requests)
+    found = [
+        of_resource
+        for request in requests
+        for of_resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics
+    ]
     for of_resource in found:
         (of_scope,) = of_resource.scope_metrics
         assert (of_scope.scope.name, of_scope.scope.version) == ("otel_connect", __version__)
         assert of_resource.schema_url == of_scope.schema_url == SCHEMA_URL
     every = [metric for of_resource in found for metric in of_resource.scope_metrics[0].metrics]
-    assert sum(len(points_of(metric)) for metric in every) == request.records
+    assert sum(len(points_of(metric)) for metric in every) == sum(request.records for request in requests)
     return found
 
 
