@@ -13,8 +13,9 @@ from otel_connect.capture.throttles import Throttles
 from otel_connect.encode.throttles import throttle_line
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import NO_FILTERS, Filters
-from otel_connect.figures import AgentState
+from otel_connect.figures import AgentState, NamesState
 from otel_connect.model import (
+    Asker,
     Attempt,
     Balance,
     ConnectEvent,
@@ -22,6 +23,7 @@ from otel_connect.model import (
     KernelCounters,
     KernelFilters,
     Named,
+    Segment,
     Tallied,
     Tally,
     ThrottleEvent,
@@ -36,6 +38,8 @@ _CLOCK_JUMP_NS = 50_000_000  # more than any slewing makes between two rounds
 _STALE_EVERY_S = 60.0
 _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
+_SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
+_DNS_PORT = 53
 
 
 class Source(Protocol):
@@ -77,6 +81,23 @@ class Source(Protocol):
 
     def detach(self) -> None:
         """Stop capturing."""
+
+
+class Listening(Protocol):
+    """Where packets of name servers come from: capture.packets.Packets."""
+
+    @property
+    def namespaces(self) -> int:
+        """Count the network namespaces that are listened in."""
+
+    def want(self, netns: int, thread: int) -> None:
+        """Listen in a network namespace, too; a thread that is in it leads there."""
+
+    def drain(self, limit: int) -> Sequence[Segment]:
+        """Take what has passed, so many at the most."""
+
+    def dropped(self) -> int:
+        """Count what passed and was not taken in time."""
 
 
 class Output(Protocol):
@@ -129,12 +150,14 @@ class Agent:
         output: Output,
         drain_interval_s: float,
         *,
+        listening: Listening | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._source = source
         self._enricher = enricher
         self._output = output
+        self._listening = listening
         self.interval_s = drain_interval_s
         """How often the ring is read."""
         self._wall_ns = wall_ns
@@ -192,6 +215,7 @@ class Agent:
             unnamed=self._unnamed + self._enricher.misses,
             at_unix_ns=self._wall_ns(),
             throttles=self._throttles.at_work(),
+            names=self._names_state(),
         )
 
     def balance(self) -> Balance:
@@ -269,11 +293,29 @@ class Agent:
         drained = self._source.drain()
         self._read += len(drained.events)
         self._enricher.learn(drained.executables)
+        self._listen(drained)
         if drained.undecodable:
             self._undecodable += drained.undecodable
             _log.warning("%d records of the kernel could not be decoded", drained.undecodable)
         self._hand_over(drained.events)
         return drained.more
+
+    def _listen(self, drained: Drained) -> None:
+        """Read what name servers said: after the ring, so that no attempt is named before its answer is read."""
+        if self._listening is None:
+            return
+        askers = [*drained.askers, *map(_asker, filter(_asks_by_tcp, drained.events))]
+        for asker in drained.askers:
+            self._listening.want(asker.netns, asker.pid)
+        for event in drained.events:
+            self._listening.want(event.netns, event.tid)
+        self._enricher.overhear(askers, self._listening.drain(_SEGMENTS))
+
+    def _names_state(self) -> NamesState | None:
+        if self._listening is None:
+            return None
+        state = self._enricher.names_state(self._listening.namespaces, self._listening.dropped())
+        return None if state is None else state._replace(askers_lost=self._source.counters().askers_lost)
 
     def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
         if not events:
@@ -350,3 +392,20 @@ class Agent:
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
         )
+
+
+def _asks_by_tcp(event: ConnectEvent) -> bool:
+    return event.peer_port == _DNS_PORT and event.local_port is not None
+
+
+def _asker(event: ConnectEvent) -> Asker:
+    """Whoever connects to port 53 by TCP asks from there."""
+    return Asker(
+        event.pid,
+        event.process_start_boot_ns,
+        event.netns,
+        event.start_unix_ns,
+        event.local_address or "",
+        event.local_port or 0,
+        event.peer_address or "",
+    )

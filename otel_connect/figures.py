@@ -10,6 +10,23 @@ from typing import NamedTuple
 from otel_connect.model import Balance, Signal, ThrottleEvent
 
 
+class NamesState(NamedTuple):
+    """What has been learned of the names of peers."""
+
+    learned: int
+    """Lookups whose question and answer were both seen."""
+    unanswered: int
+    """Questions that got no answer within ten seconds."""
+    ignored: Mapping[str, int]
+    """Answers that named nothing, by reason."""
+    namespaces: int
+    """Network namespaces that are listened in."""
+    dropped: int
+    """Packets that the agent did not read in time."""
+    askers_lost: int = 0
+    """Questions whose process was not told of because the ring was more than half full."""
+
+
 class AgentState(NamedTuple):
     """What the loop knows of itself and of the kernel side."""
 
@@ -27,6 +44,8 @@ class AgentState(NamedTuple):
     """When the loop went round."""
     throttles: tuple[ThrottleEvent, ...] = ()
     """The starts of the limits that withhold attempts now, with what they have withheld; the largest ones first."""
+    names: NamesState | None = None
+    """``None``: no packets are listened to."""
 
 
 class Account(NamedTuple):

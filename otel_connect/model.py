@@ -144,6 +144,41 @@ class Executable(NamedTuple):
     """From the root directory that the process has; ``None`` when it is longer than is read."""
 
 
+class Asker(NamedTuple):
+    """A process has connected a datagram socket to a name server: the questions from that port are its own."""
+
+    pid: int
+    process_start_boot_ns: int
+    netns: int
+    at_unix_ns: int
+    local_address: str
+    local_port: int
+    peer_address: str
+
+
+class Segment(NamedTuple):
+    """A packet to or from port 53 as it passed in a network namespace; addresses and ports as in ``ConnectEvent``."""
+
+    netns: int
+    at_unix_ns: int
+    outgoing: bool
+    """Sent here; else received here, be it for this namespace or on its way through."""
+    tcp: bool
+    """Else it is UDP."""
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    payload: bytes
+    sequence: int = 0
+    """Of TCP: the number of the first byte of the payload, or of the SYN."""
+    syn: bool = False
+    over: bool = False
+    """FIN or RST: no more comes after this."""
+    whole: bool = True
+    """All of the packet was read; a fragment is not whole."""
+
+
 class Tally(NamedTuple):
     """Attempts without records of their own that were alike, counted together in the kernel."""
 
@@ -335,6 +370,8 @@ class KernelCounters(NamedTuple):
     """Attempts without a record that found no room among the tallies either: no metric counts them."""
     filtered: int = 0
     """Attempts that the probes left out because the operator does not want records of them."""
+    askers_lost: int = 0
+    """Askers of name servers that were not told of because the ring was more than half full."""
 
 
 class KernelFilters(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from otel_connect.agent import Agent, StopSignal
 from otel_connect.capture.kernel import KernelCapture
+from otel_connect.capture.packets import listen
 from otel_connect.capture.privileges import drop_privileges
 from otel_connect.config import Configuration
 from otel_connect.config import Output as OutputKind
@@ -57,12 +58,17 @@ def run_agent(
         stack.callback(manager.close)
         pages = StatusPages(configuration)
         stack.callback(pages.close)
-        capture = stack.enter_context(KernelCapture(configuration.capture, os.getpid() if host_processes else 0))
+        own_pid, names = os.getpid() if host_processes else 0, configuration.enrich.names
+        capture = stack.enter_context(KernelCapture(configuration.capture, own_pid, askers=names))
+        listening = listen() if names else None
+        if listening is not None:
+            stack.enter_context(listening)
         # Before the first thread: each thread has what the one that starts it has.
         drop_privileges(lambda: (capture.in_progress(), capture.missed()))
         output, where = _open_output(configuration)
         enricher = make_enricher(configuration.enrich, host_processes=host_processes)
-        agent = Agent(capture, enricher, output, configuration.capture.drain_interval_ms / 1000)
+        interval_s = configuration.capture.drain_interval_ms / 1000
+        agent = Agent(capture, enricher, output, interval_s, listening=listening)
         agent.filter(Filters(configuration.filter))
         running = Running(configuration, agent, output, pages, host_processes=host_processes)
         life = Life(

@@ -1,6 +1,7 @@
 """What of a configuration can change while the agent runs: put in force all together, or not at all."""
 
 import logging
+import time
 from typing import Protocol
 
 from otel_connect.agent import Agent
@@ -8,7 +9,9 @@ from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, List
 from otel_connect.config import Output as OutputKind
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
+from otel_connect.enrich.hosts import Hosts, read_hosts
 from otel_connect.enrich.mask_key import masks
+from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
@@ -22,9 +25,10 @@ from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
 
-# What is made once: the probes with their memory and their limits, and the directory that is locked.
+# What is made once: the probes with their memory and their limits, the packet sockets, the directory that is locked.
 _MADE_AT_START = (
     *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
+    ("enrich", "names"),
     ("export", "spool_directory"),
 )
 
@@ -159,7 +163,9 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
         workloads = Workloads(process_context if config.process_context else _nothing, remembered)
     else:
         processes, workloads = Processes(_nothing, user, remembered), Workloads(_nothing, remembered)
-    return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config))
+    hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
+    names = Names(hosts) if config.names else None
+    return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config), names)
 
 
 def _nothing(_pid: int, _start_boot_ns: int) -> None:

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * One record per TCP connect attempt.
+ * One record per TCP connect attempt; and a small one per process that asks a name server, if names are wanted.
  *
  *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
- *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed
+ *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed;
+ *                                        who has connected a datagram socket to port 53
  *
  * The kernel skips a program that would interrupt another on the same CPU: any other for perf tracepoints
  * (bpf_prog_active in trace_call_bpf), only itself for raw ones (prog->active in __bpf_trace_run). So the
@@ -15,8 +16,8 @@
  * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
  *
  * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
- * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS and the
- * costs and bursts of the token buckets, as numbers on the command line.
+ * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS, OTC_ASKERS
+ * and the costs and bursts of the token buckets, as numbers on the command line.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -36,10 +37,13 @@
 
 #define SS_UNCONNECTED  1
 #define SOCK_STREAM     1
+#define SOCK_DGRAM      2
 #define O_NONBLOCK      04000
 #define OTC_AF_INET     2
 #define OTC_AF_INET6    10
 #define OTC_IPPROTO_TCP 6
+#define OTC_IPPROTO_UDP 17
+#define OTC_DNS_PORT    (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0x3500 : 53)
 #define OTC_MAPPED      (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0xffff0000 : 0xffff) /* ::ffff:0:0/96 */
 #define IPPROTO_MPTCP   262
 
@@ -73,8 +77,8 @@ struct call {
 };
 
 /*
- * Records for the agent: attempts, written when they end, and executables, told apart by their size. Read on a
- * timer through a mapping.
+ * Records for the agent: attempts, written when they end, executables and askers, told apart by their size.
+ * Read on a timer through a mapping.
  */
 BPF_RINGBUF_OUTPUT(events, OTC_RING_PAGES);
 
@@ -649,7 +653,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	fill_addresses(&event, sk);
 	fill_blocking(&event, sk);
 	call = calls.lookup(&thread);
-	if (call) {
+	if (call && call->protocol != OTC_IPPROTO_UDP) {
 		call->attempt = sk;
 		fill_call(&event, call);
 	}
@@ -785,6 +789,16 @@ static __always_inline void read_requested(struct call *call)
 	call->flags |= OTC_FLAG_REQUESTED;
 }
 
+/* Whether a datagram socket is being connected to a name server: all that is read of other ones is a port. */
+static __always_inline bool is_asker(struct call *call, u64 sockaddr, u32 length)
+{
+	u16 port = 0;
+
+	if (!OTC_ASKERS || call->protocol != OTC_IPPROTO_UDP || length < 16)
+		return false;
+	return !bpf_probe_read_user(&port, sizeof(port), (void *)(sockaddr + 2)) && port == OTC_DNS_PORT;
+}
+
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 {
 	u64 thread = bpf_get_current_pid_tgid(), socket;
@@ -803,7 +817,13 @@ TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 	READ(family, call.sk, OFF_sock__skc_family);
 	READ(type, socket, OFF_socket__type);
 	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
-	if ((family != OTC_AF_INET && family != OTC_AF_INET6) || type != SOCK_STREAM)
+	if (family != OTC_AF_INET && family != OTC_AF_INET6)
+		return 0;
+	if (type == SOCK_DGRAM && is_asker(&call, (u64)args->uservaddr, args->addrlen)) {
+		calls.update(&thread, &call);
+		return 0;
+	}
+	if (type != SOCK_STREAM)
 		return 0;
 	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
 		return 0;
@@ -896,6 +916,33 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		event->sk_err_soft = soft;
 }
 
+/* Tell the agent who will ask; not while it is behind, for attempts come first. */
+static __always_inline void tell_asker(struct otc_counters *count, u64 sk)
+{
+	struct otc_event socket = {};
+	struct otc_asker asker = {};
+	int zero = 0;
+	void *queue;
+
+	queue = ring.lookup(&zero);
+	if (!queue || bpf_ringbuf_query(queue, OTC_AVAILABLE) > OTC_RING_PAGES * PAGE_SIZE / 2) {
+		COUNT(count->askers_lost);
+		return;
+	}
+	fill_process(&socket);
+	fill_addresses(&socket, sk);
+	asker.process_start_ns = socket.process_start_ns;
+	asker.at_ns = bpf_ktime_get_ns();
+	asker.pid = socket.pid;
+	asker.netns = socket.netns;
+	asker.family = socket.family;
+	asker.local_port = socket.local_port;
+	__builtin_memcpy(asker.local_address, socket.local_address, 16);
+	__builtin_memcpy(asker.peer_address, socket.peer_address, 16);
+	if (events.ringbuf_output(&asker, sizeof(asker), OTC_NO_WAKEUP) < 0)
+		COUNT(count->askers_lost);
+}
+
 TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -909,7 +956,10 @@ TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 	count = this_cpu_counters();
 	if (!count)
 		return 0;
-	if (call->attempt)
+	if (call->protocol == OTC_IPPROTO_UDP) {
+		if (!returned)
+			tell_asker(count, call->sk);
+	} else if (call->attempt)
 		returned_from(count, call, returned);
 	else if (is_final(-returned))
 		local_failure(count, call, returned);

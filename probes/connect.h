@@ -155,6 +155,24 @@ struct otc_executable {
 _Static_assert(sizeof(struct otc_executable) == 800, "otc_executable: the decoder reads 800 bytes");
 
 /*
+ * A process has connected a datagram socket to port 53: who asks from that port. Sent ahead of the question, so
+ * that the answer, seen on the wire, can be told to be its.
+ */
+struct otc_asker {
+	__u64 process_start_ns; /* as in otc_event, like all fields that are called as there */
+	__u64 at_ns;            /* CLOCK_MONOTONIC: when connect() returned */
+	__u32 pid;
+	__u32 netns;
+	__u16 family;
+	__u16 local_port;
+	__u8 padding[4];
+	__u8 local_address[16];
+	__u8 peer_address[16];
+};
+
+_Static_assert(sizeof(struct otc_asker) == 64, "otc_asker: the decoder reads 64 bytes");
+
+/*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
  * seen == emitted + ring_full + pending_full + throttled + filtered + the entries of the table of attempts,
  * and ring_full + throttled + filtered == the attempts of all tallies + untallied.
@@ -170,7 +188,8 @@ struct otc_counters {
 	__u64 throttled;    /* attempts that got no record because there were too many of them */
 	__u64 untallied;    /* attempts without a record that found no room among the tallies either */
 	__u64 filtered;     /* attempts that got no record because the operator does not want one */
-	__u64 padding[6];   /* no cache line is shared between CPUs */
+	__u64 askers_lost;  /* askers that were not told of, because the ring was more than half full */
+	__u64 padding[5];   /* no cache line is shared between CPUs */
 };
 
 _Static_assert(sizeof(struct otc_counters) == 128, "otc_counters: one CPU's is two cache lines");

@@ -16,10 +16,12 @@ from otel_connect.capture.child import END_PROGRAMS, Loaded
 from otel_connect.capture.clock import clock_offsets
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
+    ASKER,
     COUNTERS,
     EVENT,
     EXECUTABLE,
     ClockOffsets,
+    decode_asker,
     decode_counters,
     decode_event,
     decode_executable,
@@ -30,7 +32,16 @@ from otel_connect.capture.loader import load_probes
 from otel_connect.capture.offsets import find_offsets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
-from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, KernelCounters, KernelFilters, Tally
+from otel_connect.model import (
+    Asker,
+    ConnectEvent,
+    Ending,
+    EventFlag,
+    Executable,
+    KernelCounters,
+    KernelFilters,
+    Tally,
+)
 
 _PAGE = mmap.PAGESIZE
 _DESCRIPTOR = struct.Struct("=i")
@@ -48,6 +59,8 @@ class Drained(NamedTuple):
     """The ring may hold more."""
     executables: Sequence[Executable] = ()
     """What the processes of these attempts, and of later ones, run."""
+    askers: Sequence[Asker] = ()
+    """Who has begun to ask a name server."""
 
 
 class Fill(NamedTuple):
@@ -67,10 +80,12 @@ class KernelCapture:
         own_pid: int,
         sample_clocks: Callable[[], ClockOffsets] = clock_offsets,
         load: Callable[[Mapping[str, int]], Loaded] = load_probes,
+        *,
+        askers: bool = False,
     ) -> None:
         """Load and attach the probes; raises ProbeError with cause and remedy.
 
-        Attempts of the process ``own_pid`` are left out.
+        Attempts of the process ``own_pid`` are left out. With ``askers`` it also tells who asks name servers.
         """
         preflight.check()
         numbers = find_offsets(TypeInformation(preflight.read_btf()))
@@ -83,6 +98,7 @@ class KernelCapture:
             "OTC_OWN_PID": own_pid,
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             "OTC_MAX_FILTERS": MAX_FILTERS,
+            "OTC_ASKERS": int(askers),
             **bucket_numbers(config),
         }
         loaded = load(numbers)
@@ -118,6 +134,7 @@ class KernelCapture:
         """Take finished attempts from the ring, a bounded number of them."""
         events = []
         executables = []
+        askers = []
         undecodable = 0
         records = self._ring.take(_DRAIN_RECORDS)
         for record in records:
@@ -125,11 +142,15 @@ class KernelCapture:
                 if (executable := decode_executable(record)) is not None:
                     executables.append(executable)
                 continue
+            if len(record) == ASKER.size:
+                if (asker := decode_asker(record, self._clock)) is not None:
+                    askers.append(asker)
+                continue
             try:
                 events.append(decode_event(record, self._clock))
             except (struct.error, LookupError):
                 undecodable += 1
-        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, executables)
+        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, executables, askers)
 
     def refresh_clock(self) -> None:
         """Sample the clocks again: wall time may have been set.

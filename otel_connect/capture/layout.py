@@ -9,7 +9,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, ntohs
 from typing import NamedTuple
 
-from otel_connect.model import ConnectEvent, Ending, EventFlag, Executable, Hook, KernelCounters
+from otel_connect.model import Asker, ConnectEvent, Ending, EventFlag, Executable, Hook, KernelCounters
 
 # (name in the header, struct format); "x" bytes are padding.
 EVENT_FIELDS = (
@@ -55,10 +55,22 @@ EXECUTABLE_FIELDS = (
     ("padding", "13x"),
     ("names", "768s"),
 )
-COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "48x"))
+ASKER_FIELDS = (
+    ("process_start_ns", "Q"),
+    ("at_ns", "Q"),
+    ("pid", "I"),
+    ("netns", "I"),
+    ("family", "H"),
+    ("local_port", "H"),
+    ("padding", "4x"),
+    ("local_address", "16s"),
+    ("peer_address", "16s"),
+)
+COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "40x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
 EXECUTABLE = struct.Struct("=" + "".join(code for _, code in EXECUTABLE_FIELDS))
+ASKER = struct.Struct("=" + "".join(code for _, code in ASKER_FIELDS))
 COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
 
 _SYN_SENT, _REQUESTED = int(Hook.SYN_SENT), int(EventFlag.REQUESTED)
@@ -164,6 +176,18 @@ def decode_executable(record: bytes | memoryview) -> Executable | None:
         return None
     path = "/" + "/".join(reversed(names)) if whole else None
     return Executable(pid, process_start, exec_id, names[0], path)
+
+
+def decode_asker(record: bytes | memoryview, clock: ClockOffsets) -> Asker | None:
+    """Decode one ``struct otc_asker``; ``None`` for an address of an unknown family.
+
+    Raises struct.error when the record has not the size of the structure.
+    """
+    process_start, at, pid, netns, family, local_port, local_bytes, peer_bytes = ASKER.unpack(record)
+    local, peer = address_text(family, local_bytes), address_text(family, peer_bytes)
+    if local is None or peer is None:
+        return None
+    return Asker(pid, process_start, netns, at + clock.monotonic_ns, local, ntohs(local_port), peer)
 
 
 def decode_counters(table: bytes | memoryview) -> KernelCounters:

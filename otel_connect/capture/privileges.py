@@ -7,12 +7,12 @@ runs before there is a second one. What stays, and why, is in docs/decisions/001
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from otel_connect.errors import NotPermittedError
 
-CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """Those that may have to stay, by their numbers in linux/capability.h."""
 
 # Reading /proc/<pid>/exe of a process of another user, or with more capabilities, takes this one.
@@ -50,6 +50,12 @@ def drop_privileges(still_works: Callable[[], object]) -> frozenset[str]:
         _give_up(mask)
         return frozenset(keep)
     raise NotPermittedError("the kernel does not let the agent read its own maps; run as root, or grant CAP_BPF")
+
+
+def restrict(names: Iterable[str]) -> None:
+    """Drop all capabilities of this thread but these, of those that it has."""
+    permitted = _permitted()
+    _give_up(sum(1 << CAPABILITIES[name] for name in names if permitted >> CAPABILITIES[name] & 1))
 
 
 def _give_up(mask: int) -> None:

@@ -95,6 +95,8 @@ class EnrichConfig(Section):
     """Processes remembered, by pid and start time."""
     process_context: bool = True
     """Read the OpenTelemetry context that a process publishes in its memory: the name of its service, for one."""
+    names: bool = True
+    """Learn the names of peers from the answers of name servers and from /etc/hosts."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
     user_names: bool = True

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from otel_connect import __version__
-from otel_connect.figures import Figures, Kind, Point, SelfMetric, Spool
+from otel_connect.figures import Figures, Kind, NamesState, Point, SelfMetric, Spool
 from otel_connect.model import Signal
 
 SIGNAL = "otel_connect.signal"
@@ -69,6 +69,10 @@ def _data_points_dropped(figures: Figures) -> Iterable[Point]:
 
 def _spool(value: Callable[[Spool], float]) -> _Observe:
     return lambda figures: () if figures.outlet.spool is None else (Point(value(figures.outlet.spool), {}),)
+
+
+def _names(value: Callable[[NamesState], float]) -> _Observe:
+    return lambda figures: () if figures.state.names is None else (Point(value(figures.state.names), {}),)
 
 
 def _each(values: Callable[[Figures], Mapping[str, float]], attribute: str) -> _Observe:
@@ -196,6 +200,46 @@ _TABLE = (
         "{process}",
         "Processes of which something was not to be found out.",
         _each(lambda of: {"executable": of.state.unnamed}, LOOKUP),
+    ),
+    _Row(
+        "names.learned",
+        Kind.COUNTER,
+        "{lookup}",
+        "Lookups of a name whose question and answer were both seen.",
+        _names(lambda names: names.learned),
+    ),
+    _Row(
+        "names.unanswered",
+        Kind.COUNTER,
+        "{lookup}",
+        "Questions to name servers that got no answer within ten seconds.",
+        _names(lambda names: names.unanswered),
+    ),
+    _Row(
+        "names.ignored",
+        Kind.COUNTER,
+        "{message}",
+        "Messages of name servers that named nothing.",
+        _each(lambda of: of.state.names.ignored if of.state.names else {}, REASON),
+    ),
+    _Row(
+        "names.lost",
+        Kind.COUNTER,
+        "{message}",
+        "Packets to or from name servers, and notes of who asks, that found no room on the way to the agent.",
+        _each(
+            lambda of: (
+                {"packet": of.state.names.dropped, "asker": of.state.names.askers_lost} if of.state.names else {}
+            ),
+            REASON,
+        ),
+    ),
+    _Row(
+        "names.namespaces",
+        Kind.UP_DOWN_COUNTER,
+        "{namespace}",
+        "Network namespaces in which name servers are listened to.",
+        _names(lambda names: names.namespaces),
     ),
     _Row(
         "metrics.overflowed",

@@ -3,22 +3,30 @@
 from collections.abc import Iterable
 
 from otel_connect.enrich.masks import Masks
+from otel_connect.enrich.names import Names
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.workloads import Workloads
-from otel_connect.model import ConnectEvent, Executable, Named
+from otel_connect.figures import NamesState
+from otel_connect.model import Asker, ConnectEvent, Executable, Named, Segment
 
 
 class Enricher:
     """Says of an attempt whose it is, and to whom."""
 
     def __init__(
-        self, processes: Processes, workloads: Workloads, peers: KnownPeers, masks: Masks | None = None
+        self,
+        processes: Processes,
+        workloads: Workloads,
+        peers: KnownPeers,
+        masks: Masks | None = None,
+        names: Names | None = None,
     ) -> None:
         self._processes = processes
         self._workloads = workloads
         self._peers = peers
         self._masks = masks
+        self._names = names
 
     @property
     def misses(self) -> int:
@@ -34,9 +42,20 @@ class Enricher:
         """Take note of what the kernel tells about processes."""
         self._processes.learn(executables)
 
+    def overhear(self, askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
+        """Take note of who asks name servers, and of what these say."""
+        if self._names is not None:
+            self._names.ask(askers)
+            self._names.see(segments)
+
+    def names_state(self, namespaces: int, dropped: int) -> NamesState | None:
+        """Say what has been learned of names, ``None`` when none are."""
+        return None if self._names is None else self._names.state(namespaces, dropped)
+
     def inherit(self, former: "Enricher") -> None:
         """Take over what another one was told: the kernel does not tell it again."""
         self._processes.inherit(former._processes)  # noqa: SLF001 - one of its own
+        self._names = former._names  # noqa: SLF001
 
     def name(self, event: ConnectEvent) -> Named:
         """Name the process of an event, its workload and its peer."""
@@ -44,6 +63,7 @@ class Enricher:
         return Named(
             process,
             self._workloads.of(event, process, self._processes.surroundings),
+            server=None if self._names is None else self._names.of(event),
             service_peer_name=self._peers.find(*event.target),
         )
 

@@ -77,7 +77,10 @@ def status_document(report: Report, now_monotonic_s: float) -> dict[str, Any]:
         "in_progress_limit": state.in_progress_limit,
         "ring": {"bytes": state.ring_bytes, "limit_bytes": state.ring_limit_bytes},
         "throttles": list(map(_throttle, state.throttles)),
-        "enrichment": {"unnamed_processes": state.unnamed},
+        "enrichment": {
+            "unnamed_processes": state.unnamed,
+            "names": None if state.names is None else state.names._asdict() | {"ignored": dict(state.names.ignored)},
+        },
         "ledger": {signal.value: _ledger(signal, account) for signal, account in outlet.accounts.items()},
         "delivery": {signal.value: delivery._asdict() for signal, delivery in outlet.delivery.items()},
         "spool": None if outlet.spool is None else outlet.spool._asdict(),

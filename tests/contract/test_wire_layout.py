@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from otel_connect.capture.filters import BY_NETWORK, BY_PORT, BY_UID, NETWORK, NETWORK_FIELDS
-from otel_connect.capture.layout import COUNTER_FIELDS, COUNTERS, EVENT, EVENT_FIELDS, EXECUTABLE, EXECUTABLE_FIELDS
+from otel_connect.capture.layout import (
+    ASKER,
+    ASKER_FIELDS,
+    COUNTER_FIELDS,
+    COUNTERS,
+    EVENT,
+    EVENT_FIELDS,
+    EXECUTABLE,
+    EXECUTABLE_FIELDS,
+)
 from otel_connect.capture.tallies import TALLY, TALLY_FIELDS, TALLY_KEY, TALLY_KEY_FIELDS
 from otel_connect.model import Detail, Ending, EventFlag, Hook, Withheld
 
@@ -31,6 +40,7 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
     [
         ("otc_event", EVENT_FIELDS, EVENT),
         ("otc_executable", EXECUTABLE_FIELDS, EXECUTABLE),
+        ("otc_asker", ASKER_FIELDS, ASKER),
         ("otc_counters", COUNTER_FIELDS, COUNTERS),
         ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),
         ("otc_tally", TALLY_FIELDS, TALLY),

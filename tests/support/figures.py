@@ -1,6 +1,6 @@
 """What an agent could say of itself: every figure with a value of its own."""
 
-from otel_connect.figures import Account, AgentState, Delivery, Distribution, Figures, Outlet, Spool
+from otel_connect.figures import Account, AgentState, Delivery, Distribution, Figures, NamesState, Outlet, Spool
 from otel_connect.model import Balance, Signal, ThrottleEvent, Withheld
 
 BALANCE = Balance(seen=10, shown=4, in_progress=5, in_ring=0, lost={"kernel_ring_full": 1}, probe_missed=2)
@@ -13,6 +13,7 @@ STATE = AgentState(
     unnamed=6,
     at_unix_ns=1_700_000_000_500_000_000,
     throttles=(ThrottleEvent(True, Withheld.PROCESS_RATE, 4242, 7, "wg\x1bet", 900, 1_700_000_000_000_000_000),),
+    names=NamesState(learned=11, unanswered=12, ignored={"failed": 13}, namespaces=14, dropped=15, askers_lost=16),
 )
 OUTLET = Outlet(
     accounts={

@@ -1,0 +1,130 @@
+"""The names that programs resolved: which of them an attempt meant, as far as it was seen.
+
+A name is one that was asked for before the attempt began, and whose answer held the address that was dialled;
+nothing is ever looked up. Whose question it was is known where a process connected the socket that it asked
+from; else a name counts for all processes of its network namespace.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from cachetools import LRUCache
+
+from otel_connect.enrich.lookups import Lookup, Lookups
+from otel_connect.figures import NamesState
+from otel_connect.model import Asker, ConnectEvent, Segment, ServerName
+
+_SECOND_NS = 1_000_000_000
+_GRACE_S = 60  # programs connect a while after they asked, and some keep what they were told for half a minute
+_AT_MOST_S = 86_400
+_TOLERANCE_NS = 2_000_000  # between the clock of packets and that of attempts
+_ASKER_NS = 30 * _SECOND_NS  # then its port may long be another's
+_NAMES = 8  # of one address: who has more gets the latest
+
+_Process = tuple[int, int]
+_Flow = tuple[int, tuple[str, int], str]
+
+
+class HostNames(Protocol):
+    """What /etc/hosts says: hosts.Hosts."""
+
+    def name(self, pid: int, start_boot_ns: int, address: str) -> str | None:
+        """Return the name of an address for a process."""
+
+
+class _Known(NamedTuple):
+    name: str
+    since: int
+    until: int
+
+
+class _Asking(NamedTuple):
+    process: _Process
+    at: int
+
+
+class Names:
+    """Learns names from packets, and gives them to attempts; remembers a bounded number of addresses."""
+
+    def __init__(self, hosts: HostNames, remembered: int = 16_384) -> None:
+        self._hosts = hosts
+        self._lookups = Lookups()
+        self._askers: LRUCache[_Flow, _Asking] = LRUCache(4096)
+        self._unclaimed: LRUCache[_Flow, tuple[Lookup, ...]] = LRUCache(1024)
+        self._by_process: LRUCache[tuple[_Process, str], tuple[_Known, ...]] = LRUCache(remembered)
+        self._by_namespace: LRUCache[tuple[int, str], tuple[_Known, ...]] = LRUCache(remembered)
+        self._learned = 0
+        self._now = 0
+
+    def ask(self, askers: Iterable[Asker]) -> None:
+        """Take note of who asks from which port."""
+        for asker in askers:
+            flow = asker.netns, (asker.local_address, asker.local_port), asker.peer_address
+            asking = _Asking((asker.pid, asker.process_start_boot_ns), asker.at_unix_ns)
+            self._askers[flow] = asking
+            for lookup in self._unclaimed.pop(flow, ()):
+                if _fits(asking, lookup):
+                    self._learn_of(asking.process, lookup)
+
+    def see(self, segments: Iterable[Segment]) -> None:
+        """Take packets in the order they passed."""
+        for segment in segments:
+            self._now = segment.at_unix_ns
+            for lookup in self._lookups.see(segment):
+                self._learn(lookup)
+
+    def of(self, event: ConnectEvent) -> ServerName | None:
+        """Return the name that an attempt meant to reach, ``None`` where none was seen."""
+        process = event.pid, event.process_start_boot_ns
+        at = event.start_unix_ns or self._now  # attempts that were only counted have no beginning of their own
+        # What the program asked for: between it and the peer may be a load balancer of sockets.
+        for address in dict.fromkeys(filter(None, (event.requested_address, event.peer_address))):
+            if name := _latest(self._by_process.get((process, address)), at):
+                return ServerName(name, "dns", "process")
+            if name := self._hosts.name(*process, address):
+                return ServerName(name, "hosts", "process")
+            if name := _latest(self._by_namespace.get((event.netns, address)), at):
+                return ServerName(name, "dns", "namespace")
+        return None
+
+    def state(self, namespaces: int, dropped: int) -> NamesState:
+        """Say what has been learned, listening in so many namespaces, with so many packets lost."""
+        ignored = {reason.value: count for reason, count in self._lookups.ignored.items()}
+        return NamesState(self._learned, self._lookups.unanswered, ignored, namespaces, dropped)
+
+    def _learn(self, lookup: Lookup) -> None:
+        self._learned += 1
+        for address in lookup.reply.addresses:
+            place = lookup.netns, address
+            self._by_namespace[place] = _with(self._by_namespace.get(place, ()), lookup)
+        flow = lookup.netns, lookup.client, lookup.server
+        asking = self._askers.get(flow)
+        if asking is not None and _fits(asking, lookup):
+            self._learn_of(asking.process, lookup)
+        else:
+            self._unclaimed[flow] = (*self._unclaimed.get(flow, ())[-3:], lookup)
+
+    def _learn_of(self, process: _Process, lookup: Lookup) -> None:
+        for address in lookup.reply.addresses:
+            self._by_process[process, address] = _with(self._by_process.get((process, address), ()), lookup)
+
+
+def _fits(asking: _Asking, lookup: Lookup) -> bool:
+    return -_TOLERANCE_NS <= lookup.at_unix_ns - asking.at <= _ASKER_NS
+
+
+def _with(known: tuple[_Known, ...], lookup: Lookup) -> tuple[_Known, ...]:
+    """Put a name first among those of an address; if it is there already, it is valid for longer."""
+    since = lookup.at_unix_ns
+    until = since + min(lookup.reply.ttl_s + _GRACE_S, _AT_MOST_S) * _SECOND_NS
+    if known and known[0].name == lookup.reply.name and known[0].since <= since <= known[0].until:
+        return (known[0]._replace(until=max(until, known[0].until)), *known[1:])
+    return (_Known(lookup.reply.name, since, until), *known[: _NAMES - 1])
+
+
+def _latest(known: tuple[_Known, ...] | None, at: int) -> str | None:
+    """Return the name that was asked for last before a time."""
+    for one in known or ():
+        if one.since - _TOLERANCE_NS <= at <= one.until:
+            return one.name
+    return None

@@ -1,0 +1,97 @@
+"""The agent's loop in the process of a test, from the probes and the packets to what attempts are called."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from otel_connect.agent import Agent
+from otel_connect.capture.kernel import KernelCapture
+from otel_connect.capture.packets import Packets, listen
+from otel_connect.config import CaptureConfig, EnrichConfig
+from otel_connect.figures import AgentState, NamesState
+from otel_connect.model import Attempt, Tallied, ThrottleEvent
+from otel_connect.running import make_enricher
+from tests.support.collector import await_until
+
+
+class Collected:
+    """An output that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.state: AgentState | None = None
+
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        self.attempts += attempts
+
+    def count(self, tallied: Sequence[Tallied]) -> None:
+        del tallied
+
+    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
+        del events
+
+    def tick(self, state: Callable[[], AgentState]) -> None:
+        self.state = state()
+
+    def close(self, state: AgentState) -> None:
+        self.state = state
+
+
+class Naming:
+    """Captures and names every attempt of the host as long as the context lasts."""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._capture = stack.enter_context(KernelCapture(CaptureConfig(), os.getpid(), askers=True))
+            listening = listen()
+            assert listening is not None
+            self._packets: Packets = stack.enter_context(listening)
+            self._output = Collected()
+            enricher = make_enricher(EnrichConfig(), host_processes=True)
+            agent = Agent(self._capture, enricher, self._output, 0.02, listening=self._packets)
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=agent.run, args=(self._stop,))
+            self._thread.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._stack.close()
+
+    @property
+    def names(self) -> NamesState:
+        """What has been learned so far."""
+        assert self._output.state is not None
+        assert self._output.state.names is not None
+        return self._output.state.names
+
+    def listened(self, inode: int) -> None:
+        """Wait until packets of a network namespace are listened to; somebody has to be in it."""
+        await_until(lambda: inode in self._packets._sockets)
+
+    def attempts(self, pid: int, count: int, port: int) -> list[Attempt]:
+        """Wait for so many attempts of a process to a port."""
+
+        def ours() -> list[Attempt]:
+            return [one for one in self._output.attempts if one.event.pid == pid and port in _ports(one)]
+
+        await_until(lambda: len(ours()) >= count)
+        return ours()
+
+
+def _ports(attempt: Attempt) -> tuple[int | None, int | None]:
+    return attempt.event.peer_port, attempt.event.requested_port
+
+
+def with_files(argv: Sequence[str], **files: Path) -> list[str]:
+    """Return the argument list that runs a program with files of its own in /etc, such as ``hosts``; the pid stays."""
+    mounts = "".join(f"mount --bind {path} /etc/{name.replace('_', '.')} && " for name, path in files.items())
+    return ["unshare", "--mount", "--", "sh", "-c", f'{mounts}exec "$@"', "sh", *argv]
