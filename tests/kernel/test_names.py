@@ -1,65 +1,178 @@
-"""Names of peers, from a real name server and real resolvers to what the loop calls an attempt."""
+"""Names of peers, from a real name server and the resolvers of four runtimes to what the loop calls an attempt."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import dns.message
+import dns.name
+import dns.rrset
 import pytest
 
 from otel_connect.model import ServerName
+from tests.support import runtimes
 from tests.support.naming import Naming, with_files
 from tests.support.network import NetworkNamespace
 from tests.support.resolver import Resolver
 
 PORT = 8080
 RECORDS = {
-    "web.test": [("A", "127.0.0.80"), ("AAAA", "::1")],
+    "web.test": [("A", "127.0.0.80"), ("AAAA", "fd00:53::80")],
     "other.test": [("A", "127.0.0.80")],
     "alias.test": [("CNAME", "far.test")],
     "far.test": [("CNAME", "web.test")],
+    "forged.test": [("A", "127.0.0.83")],
+    "elsewhere.test": [("A", "127.0.0.84")],
+    "host.test": [("A", "10.53.0.80")],
 }
-# What connects by name, as glibc has it: nobody listens, which is an attempt like any other.
+# Nobody listens at these addresses: a refused attempt is one like any other. At the end it waits to be let go.
 PYTHON = """
 import socket, sys
-name, port, family = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-family = {"4": socket.AF_INET, "6": socket.AF_INET6}[family]
+name, port, family = sys.argv[1], int(sys.argv[2]), {"4": socket.AF_INET, "6": socket.AF_INET6}[sys.argv[3]]
 for found in socket.getaddrinfo(name, port, family, socket.SOCK_STREAM):
     with socket.socket(*found[:3]) as made:
         made.connect_ex(found[4])
+sys.stdin.read()
 """
+NODE = """
+const [name, port] = process.argv.slice(1);
+require("node:dns").resolve4(name, (error, found) => {
+  if (error) throw error;
+  require("node:net").connect({ host: found[0], port: Number(port) }).on("error", () => {});
+});
+"""
+
+
+def python(name: str, family: int = 4) -> list[str]:
+    return [os.path.realpath(sys.executable), "-c", PYTHON, name, str(PORT), str(family)]
+
+
+def node(name: str) -> list[str]:
+    found = shutil.which("node")
+    assert found is not None, "node is needed for the tests"
+    return [found, "-e", NODE, name, str(PORT)]
+
+
+def other(runtime: str, name: str) -> list[str]:
+    (found,) = [one for one in runtimes.available() if one.name == runtime]
+    return found.argv(name, PORT, 1, 5000)
+
+
+CLIENTS = {
+    "glibc": python,
+    "go": lambda name: other("go", name),
+    "c-ares": node,
+    "java": lambda name: other("java", name),
+}
+"""What connects to a name; Go's client is built without cgo, so that it resolves by itself."""
 
 
 class Place(NamedTuple):
     namespace: NetworkNamespace
-    resolv_conf: Path
+    files: Path
     naming: Naming
 
-    def ask(self, name: str, *, family: int = 4, **files: Path) -> ServerName | None:
-        """Connect to a name, and return what the attempt is called."""
-        argv = [os.path.realpath(sys.executable), "-c", PYTHON, name, str(PORT), str(family)]
-        command = self.namespace.command(with_files(argv, resolv_conf=self.resolv_conf, **files))
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-            assert process.wait(30) == 0
-        return self.naming.attempts(process.pid, 1, PORT)[0].named.server
+    def named(self, argv: Sequence[str], *, server: str = "127.0.0.53", hosts: str = "") -> ServerName | None:
+        """Run a client with such files in /etc, and return what its attempt is called."""
+        (self.files / "resolv.conf").write_text(f"nameserver {server}\noptions timeout:5\n")
+        (self.files / "hosts").write_text(hosts)
+        mounted = {"resolv_conf": self.files / "resolv.conf", "hosts": self.files / "hosts"}
+        command = self.namespace.command(with_files(argv, **mounted))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        try:
+            return self.naming.attempts(process.pid, 1, PORT)[0].named.server
+        finally:
+            process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    resolv_conf = tmp_path_factory.mktemp("etc") / "resolv.conf"
-    resolv_conf.write_text("nameserver 127.0.0.53\noptions timeout:2\n")
     with NetworkNamespace() as namespace, namespace.popen(["sleep", "infinity"]) as somebody:
+        namespace.ip("addr add 10.53.0.80/32 dev lo")
+        namespace.ip("addr add fd00:53::80/128 dev lo nodad")
         try:
             with Naming() as naming:
                 naming.listened(namespace.inode)
-                yield Place(namespace, resolv_conf, naming)
+                yield Place(namespace, tmp_path_factory.mktemp("etc"), naming)
         finally:
             somebody.kill()
 
 
-def test_an_attempt_has_the_name_that_its_process_asked_for(place: Place) -> None:
-    with Resolver(RECORDS, place.namespace) as resolver:
-        assert place.ask("web.test") == ServerName("web.test", "dns", "process")
-        assert resolver.asked
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("name", ["web.test", "alias.test"])
+def test_an_attempt_has_the_name_that_its_process_asked_for(place: Place, client: str, name: str) -> None:
+    with Resolver(RECORDS, place.namespace):
+        assert place.named(CLIENTS[client](name)) == ServerName(name, "dns", "process")
+
+
+@pytest.mark.parametrize("client", ["glibc", "go"])
+def test_an_answer_too_long_for_a_datagram_is_read_from_the_connection(place: Place, client: str) -> None:
+    with Resolver(RECORDS, place.namespace, truncated=True):
+        assert place.named(CLIENTS[client]("web.test")) == ServerName("web.test", "dns", "process")
+
+
+@pytest.mark.parametrize("server", ["127.0.0.53", "fd00:53::80"])
+def test_addresses_of_version_6_have_names_too(place: Place, server: str) -> None:
+    with Resolver(RECORDS, place.namespace, [server]):
+        assert place.named(python("web.test", 6), server=server) == ServerName("web.test", "dns", "process")
+
+
+def test_two_names_of_an_address_belong_to_who_asked_for_them(place: Place) -> None:
+    with Resolver(RECORDS, place.namespace):
+        first = place.named(python("other.test"))
+        second = place.named(python("web.test"))
+    assert first == ServerName("other.test", "dns", "process")
+    assert second == ServerName("web.test", "dns", "process")
+    # One that did not ask has the latest.
+    assert place.named(python("127.0.0.80")) == ServerName("web.test", "dns", "namespace")
+
+
+def test_a_name_does_not_leave_its_network_namespace(place: Place) -> None:
+    with Resolver(RECORDS, place.namespace):
+        assert place.named(python("elsewhere.test")) is not None
+    assert place.named(python("127.0.0.84")) == ServerName("elsewhere.test", "dns", "namespace")
+    with NetworkNamespace() as beside:
+        assert place._replace(namespace=beside).named(python("127.0.0.84")) is None
+
+
+def test_answers_that_nobody_asked_for_name_nothing(place: Place) -> None:
+    def forge(answer: dns.message.Message) -> list[dns.message.Message]:
+        answers = []
+        for changed in ("identifier", "question"):
+            forged = dns.message.from_wire(answer.to_wire())
+            forged.answer = [dns.rrset.from_text(forged.question[0].name, 300, "IN", "A", "127.0.0.90")]
+            if changed == "identifier":
+                forged.id ^= 1
+            else:
+                forged.question[0].name = forged.answer[0].name = dns.name.from_text("evil.test.")
+            answers.append(forged)
+        return answers
+
+    before = place.naming.names.ignored.get("unsolicited", 0)
+    with Resolver(RECORDS, place.namespace, forge=forge):
+        assert place.named(python("forged.test")) == ServerName("forged.test", "dns", "process")
+    assert place.named(python("127.0.0.90")) is None
+    assert place.naming.names.ignored["unsolicited"] - before == 2
+
+
+def test_a_name_of_the_hosts_file_is_that_of_the_process(place: Place) -> None:
+    hosts = "127.0.0.85 localname\n10.53.0.80 db.internal db\n"
+    assert place.named(python("db"), hosts=hosts) == ServerName("db.internal", "hosts", "process")
+    assert place.named(python("localname"), hosts=hosts) is None
+    with Resolver(RECORDS, place.namespace):
+        assert place.named(python("host.test"), hosts=hosts) == ServerName("host.test", "dns", "process")
+
+
+def test_a_namespace_that_appears_is_listened_in_and_is_free_when_it_is_left(place: Place) -> None:
+    with NetworkNamespace() as fresh, fresh.popen(["sleep", "infinity"]) as somebody:
+        place._replace(namespace=fresh).named(python("127.0.0.80"))  # by this the agent hears of it
+        place.naming.listened(fresh.inode)
+        with Resolver(RECORDS, fresh):
+            assert place._replace(namespace=fresh).named(python("web.test")) == ServerName("web.test", "dns", "process")
+        somebody.kill()
+        somebody.wait()
+        place.naming.left(fresh.inode)

@@ -77,6 +77,10 @@ class Naming:
         """Wait until packets of a network namespace are listened to; somebody has to be in it."""
         await_until(lambda: inode in self._packets._sockets)
 
+    def left(self, inode: int) -> None:
+        """Wait until packets of a network namespace are listened to no more."""
+        await_until(lambda: inode not in self._packets._sockets, 30)
+
     def attempts(self, pid: int, count: int, port: int) -> list[Attempt]:
         """Wait for so many attempts of a process to a port."""
 
