@@ -18,6 +18,7 @@ import dns.wire
 MESSAGE_BYTES = 4096
 _RECORDS = 64
 _ALIASES = 16
+_LABELS = 512
 _NAME_CHARACTERS = 253
 _A, _CNAME, _AAAA, _IN = 1, 5, 28, 1
 _LENGTHS = {_A: (AF_INET, 4), _AAAA: (AF_INET6, 16)}
@@ -113,18 +114,42 @@ def _records(message: bytes, start: int, count: int, kind: int) -> tuple[_Aliase
     aliases: _Aliases = {}
     addresses: _Addresses = {}
     parser = dns.wire.Parser(message, start)
+    names = _NameReader(parser)
     for _ in range(count):
-        owner = dns.name.from_wire_parser(parser)
+        owner = names.read()
         record, group, ttl, length = parser.get_struct("!HHIH")
         with parser.restrict_to(length):
             if group == _IN and record == _CNAME:
-                aliases[owner] = dns.name.from_wire_parser(parser), ttl
+                aliases[owner] = names.read(), ttl
             elif group == _IN and record == kind and length == _LENGTHS[kind][1]:
                 text = inet_ntop(_LENGTHS[kind][0], parser.get_bytes(length))
                 addresses.setdefault(owner, []).append((text, ttl))
             else:
                 parser.get_remaining()
     return aliases, addresses
+
+
+class _NameReader:
+    """Reads names, of so many labels in all: one after another may be long, and cost milliseconds."""
+
+    def __init__(self, parser: dns.wire.Parser) -> None:
+        self._parser = parser
+        self._left = _LABELS
+        self._seen: dict[bytes, dns.name.Name] = {}
+
+    def read(self) -> dns.name.Name:
+        """Read a name; one that is only a pointer read before is free, as it mostly is."""
+        pointer = self._parser.wire[self._parser.current : self._parser.current + 2]
+        if pointer in self._seen:
+            self._parser.get_bytes(2)
+            return self._seen[pointer]
+        if self._left <= 0:
+            raise dns.exception.FormError
+        name = dns.name.from_wire_parser(self._parser)
+        self._left -= len(name.labels)
+        if pointer[0] >= 0xC0:
+            self._seen[pointer] = name
+        return name
 
 
 def _follow(

@@ -4,12 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import dns.message
-import dns.name
 import dns.rrset
 import pytest
 
@@ -62,7 +61,7 @@ def other(runtime: str, name: str) -> list[str]:
     return found.argv(name, PORT, 1, 5000)
 
 
-CLIENTS = {
+CLIENTS: dict[str, Callable[[str], list[str]]] = {
     "glibc": python,
     "go": lambda name: other("go", name),
     "c-ares": node,
@@ -144,11 +143,10 @@ def test_answers_that_nobody_asked_for_name_nothing(place: Place) -> None:
         answers = []
         for changed in ("identifier", "question"):
             forged = dns.message.from_wire(answer.to_wire())
-            forged.answer = [dns.rrset.from_text(forged.question[0].name, 300, "IN", "A", "127.0.0.90")]
-            if changed == "identifier":
-                forged.id ^= 1
-            else:
-                forged.question[0].name = forged.answer[0].name = dns.name.from_text("evil.test.")
+            name = "forged.test." if changed == "identifier" else "evil.test."
+            forged.answer = [dns.rrset.from_text(name, 300, "IN", "A", "127.0.0.90")]
+            forged.question[0].name = forged.answer[0].name
+            forged.id ^= changed == "identifier"
             answers.append(forged)
         return answers
 
