@@ -125,6 +125,8 @@ def validate(file: Path | None) -> None:
         click.echo("no endpoint: attempts go to the console")
     if address := wanted(configuration.serve, by_default=output_kind(configuration.export) is Output.OTLP):
         click.echo(f"status pages: {address}")
+    needs = "needs CAP_NET_RAW; CAP_SYS_ADMIN and CAP_SYS_PTRACE too for containers; without, attempts have none"
+    click.echo(f"names of peers: {f'from DNS and /etc/hosts ({needs})' if configuration.enrich.names else 'off'}")
     click.echo("configuration is valid")
 
 
