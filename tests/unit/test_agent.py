@@ -6,8 +6,11 @@ import pytest
 
 from otel_connect.agent import Agent
 from otel_connect.capture.kernel import Drained, Fill
+from otel_connect.enrich.hosts import Hosts
+from otel_connect.enrich.names import Names
 from otel_connect.figures import AgentState
 from otel_connect.model import (
+    Asker,
     Attempt,
     Balance,
     ConnectEvent,
@@ -16,6 +19,8 @@ from otel_connect.model import (
     KernelCounters,
     KernelFilters,
     Outcome,
+    Segment,
+    ServerName,
     Tallied,
     Tally,
     ThrottleEvent,
@@ -23,6 +28,7 @@ from otel_connect.model import (
 )
 from tests.support.enriching import make_enricher
 from tests.support.events import make_event
+from tests.support.lookups import BEGAN, CLIENT, NETNS, SERVER, answer, answered, asked, question
 
 
 class FakeSource:
@@ -127,6 +133,55 @@ def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/b
     assert output.closed == balance
     assert balance.difference == 0
     return output
+
+
+class FakeListening:
+    """Packets that come with the rounds of the loop."""
+
+    namespaces = 1
+
+    def __init__(self, *rounds: Sequence[Segment]) -> None:
+        self.rounds = list(rounds)
+        self.wanted: set[tuple[int, int]] = set()
+        self.limits: set[int] = set()
+
+    def want(self, netns: int, thread: int) -> None:
+        self.wanted.add((netns, thread))
+
+    def drain(self, limit: int) -> Sequence[Segment]:
+        self.limits.add(limit)
+        return self.rounds.pop(0) if self.rounds else []
+
+    def dropped(self) -> int:
+        return 5
+
+
+def test_packets_are_read_before_the_attempts_of_their_round_are_named() -> None:
+    ask = question("web.test")
+    event = make_event(start_unix_ns=BEGAN + 2, netns=NETNS)
+    asking = Asker(event.pid, event.process_start_boot_ns, NETNS, BEGAN, *CLIENT, SERVER[0])
+    reading = Drained([event], 0, more=False, askers=[asking])
+    answers = [asked(ask), answered(answer(ask, ("web.test", 30, "A", str(event.peer_address))))]
+    listening = FakeListening(answers)
+    output = Collected()
+
+    class Once:
+        calls = 0
+
+        def wait(self, timeout: float) -> bool:
+            del timeout
+            self.calls += 1
+            return self.calls > 1
+
+    enricher = make_enricher(lambda *_: None, lambda _: None, names=Names(Hosts(lambda *_: None, lambda: 0)))
+    agent = Agent(FakeSource(reading), enricher, output, 0.0, listening=listening)
+    agent.run(Once())
+    assert [one.named.server for one in output.attempts] == [ServerName("web.test", "dns", "process")]
+    assert listening.wanted == {(NETNS, event.pid), (NETNS, event.tid)}
+    assert max(listening.limits) < 1000, "a flood must not hold the loop up"
+    state = agent.state().names
+    assert state is not None
+    assert (state.learned, state.dropped, state.namespaces) == (1, 5, 1)
 
 
 def test_what_was_drained_is_decided_named_and_shown_in_order() -> None:

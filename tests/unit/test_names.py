@@ -6,8 +6,8 @@ import pytest
 
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.names import Names
-from otel_connect.enrich.processes import Processes
 from otel_connect.model import Asker, ConnectEvent, ServerName
+from tests.support.enriching import make_enricher
 from tests.support.events import make_event
 from tests.support.lookups import BEGAN, CLIENT, NETNS, SERVER, answer, answered, asked, question
 
@@ -133,7 +133,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_another_enricher_takes_the_names_over() -> None:
     def enricher() -> Enricher:
-        return Enricher(Processes(lambda *_: None, lambda _: None, 16), Names(HostsTable()))
+        return make_enricher(lambda *_: None, lambda _: None, names=Names(HostsTable()))
 
     former, latter = enricher(), enricher()
     ask = question()
