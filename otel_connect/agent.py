@@ -292,7 +292,7 @@ class Agent:
     def _drain(self) -> bool:
         drained = self._source.drain()
         self._read += len(drained.events)
-        self._enricher.learn(drained.executables)
+        self._enricher.learn(drained.told)
         self._listen(drained)
         if drained.undecodable:
             self._undecodable += drained.undecodable

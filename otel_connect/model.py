@@ -101,7 +101,7 @@ class ConnectEvent(NamedTuple):
     process_start_boot_ns: int
     process_start_unix_ns: int
     exec_id: int
-    """Which of the files that the process has run, one after another: see ``Executable``."""
+    """Which of the files that the process has run, one after another: see ``Told``."""
     cgroup_id: int
     netns: int
     comm: str
@@ -132,16 +132,34 @@ class ConnectEvent(NamedTuple):
         return self.peer_address, self.peer_port
 
 
-class Executable(NamedTuple):
-    """What a process runs, as the kernel has it; read when the first of its attempts begins."""
+class About(IntEnum):
+    """What the kernel tells about a process; mirrors ``enum otc_about`` of ``probes/connect.h``."""
+
+    EXECUTABLE = 1
+    """The names of the path of what it runs, that of the file first, from the root directory that it has."""
+    CGROUP = 2
+    """The names of its path in the cgroup v2 tree, in the same order; the last, of the root, is empty."""
+    CGROUP_V1 = 3
+    """The same in the v1 hierarchy of the pids controller; none where the controller has no such hierarchy."""
+    ENVIRONMENT = 4
+    """Those variables of its environment that name a service, as ``NAME=value``."""
+    ARGUMENTS = 5
+    """Its arguments as they are, secrets included, or only the first of them."""
+
+
+class Told(NamedTuple):
+    """What the kernel says about a process, one thing of it, as it was when an attempt began."""
 
     pid: int
     process_start_boot_ns: int
     exec_id: int
     """Together with the former: an exec leaves pid and start time as they are."""
-    name: str
-    path: str | None
-    """From the root directory that the process has; ``None`` when it is longer than is read."""
+    about: About
+    texts: tuple[str, ...]
+    whole: bool
+    """There are no more texts than these."""
+    vpid: int | None
+    """The pid of the process in its own namespace; ``None``: the kernel did not say."""
 
 
 class Asker(NamedTuple):
@@ -222,6 +240,14 @@ class Process(NamedTuple):
     executable_name: str
     executable_path: str | None
     owner: str | None
+    command: str | None = None
+    """The first of its arguments, without secrets."""
+    command_args: tuple[str, ...] | None = None
+    """All of its arguments, without secrets; ``None`` also where they were not asked for, like the next two."""
+    vpid: int | None = None
+    """Its pid in its own namespace."""
+    cgroup: str | None = None
+    """Its cgroup in the manner of ``/proc/<pid>/cgroup``: ``0::PATH``, or ``pids:PATH`` in a v1 hierarchy."""
 
 
 class Surroundings(NamedTuple):

@@ -14,7 +14,7 @@ from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.processes import Lookups, Processes
 from otel_connect.enrich.procfs import executable, surroundings, user_name
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
@@ -159,10 +159,10 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
     """
     remembered, user = config.process_cache_size, user_name if config.user_names else _nameless
     if host_processes:
-        processes = Processes(executable, user, remembered, surroundings)
+        processes = Processes(Lookups(executable, surroundings), user, remembered)
         workloads = Workloads(process_context if config.process_context else _nothing, remembered)
     else:
-        processes, workloads = Processes(_nothing, user, remembered), Workloads(_nothing, remembered)
+        processes, workloads = Processes(Lookups(), user, remembered), Workloads(_nothing, remembered)
     hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
     names = Names(hosts) if config.names else None
     return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config), names)

@@ -16,8 +16,9 @@
  * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
  *
  * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
- * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS, OTC_ASKERS
- * and the costs and bursts of the token buckets, as numbers on the command line.
+ * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS,
+ * OTC_ASKERS, the costs and bursts of the token buckets and what else is asked for, as numbers on the command
+ * line.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -77,8 +78,8 @@ struct call {
 };
 
 /*
- * Records for the agent: attempts, written when they end, executables and askers, told apart by their size.
- * Read on a timer through a mapping.
+ * Records for the agent: attempts, written when they end, texts about processes, and askers, told apart by
+ * their size. Read on a timer through a mapping.
  */
 BPF_RINGBUF_OUTPUT(events, OTC_RING_PAGES);
 
@@ -107,10 +108,17 @@ struct process_key {
 BPF_TABLE("lru_hash", struct process_key, u64, process_buckets, 16384);
 
 /*
- * Process -> which of its executables the agent has been told of. Inserted when an attempt begins, never
- * deleted: an LRU, because of one that is forgotten the agent is told again.
+ * Process -> what of it the agent has been told. Inserted when an attempt begins, never deleted: an LRU,
+ * because of one that is forgotten the agent is told again.
  */
-BPF_TABLE("lru_hash", struct process_key, u32, executables_told, 16384);
+struct told {
+	u64 cgroup_id;
+	u64 exec_id;
+};
+BPF_TABLE("lru_hash", struct process_key, struct told, processes_told, 16384);
+
+/* Where a text is put together. Nobody else on this CPU does meanwhile: attempts begin with preemption off. */
+BPF_PERCPU_ARRAY(drafts, struct otc_text, 1);
 
 /* cgroup id -> the same as of a process for a cgroup. A forgotten one begins full. */
 BPF_TABLE("lru_hash", u64, u64, cgroup_buckets, 1024);
@@ -451,7 +459,33 @@ struct place {
 
 /* Steps up the tree, through directories and mounts; a path that needs more is cut. */
 #define OTC_PATH_STEPS 48
-#define OTC_NAME_BYTES 256 /* NAME_MAX and the zero */
+
+/*
+ * A string is added to a text while there are fewer bytes than this, and room for a block behind them. A block
+ * holds any name: NAME_MAX and the zero.
+ */
+#define OTC_TEXT_FULL ((OTC_TEXT_BLOCKS - 1) * OTC_TEXT_BLOCK)
+
+/* Where the next string goes; for the verifier of older kernels, which forgets what a comparison has said. */
+static __always_inline u32 end_of(struct otc_text *text)
+{
+	u32 length = text->length;
+
+	asm volatile("" : "+r"(length));
+	return length & (OTC_TEXT_FULL - 1);
+}
+
+/* Add a name from the memory of the kernel; false if it cannot be read. */
+static __always_inline bool add_name(struct otc_text *text, u64 name)
+{
+	u32 length = end_of(text);
+	long read = bpf_probe_read_kernel_str(text->bytes + length, OTC_TEXT_BLOCK, (void *)name);
+
+	if (read <= 0)
+		return false;
+	text->length = length + read;
+	return true;
+}
 
 /* Go from a mounted tree to the directory it is mounted on; false at the top of all. */
 static __always_inline bool leave_mount(struct place *at)
@@ -467,85 +501,245 @@ static __always_inline bool leave_mount(struct place *at)
 }
 
 /* Write down the names from a file up to the root directory that its process has. */
-static __always_inline void fill_names(struct otc_executable *executable, struct place at, struct place root)
+static __always_inline void fill_path(struct otc_text *text, struct place at, struct place root)
 {
 	u64 top = 0, parent = 0, name = 0;
-	u32 length = 0;
-	long read;
 	int step;
 
 	for (step = 0; step < OTC_PATH_STEPS; step++) {
 		if (at.dentry == root.dentry && at.mount == root.mount) {
-			executable->whole = 1;
-			break;
+			text->whole = 1;
+			return;
 		}
 		READ(top, at.mount, OFF_vfsmount__mnt_root);
 		if (at.dentry == top) {
 			if (leave_mount(&at))
 				continue;
-			executable->whole = 1;
-			break;
+			text->whole = 1;
+			return;
 		}
 		READ(parent, at.dentry, OFF_dentry__d_parent);
 		READ(name, at.dentry, OFF_dentry__d_name);
-		/* for the verifier of older kernels, which forgets what the comparison below says */
-		asm volatile("" : "+r"(length));
-		length &= 511;
-		read = bpf_probe_read_kernel_str(executable->names + length, OTC_NAME_BYTES, (void *)name);
-		if (read <= 0)
-			break;
-		length += read;
+		if (!add_name(text, name))
+			return;
 		if (parent == at.dentry) { /* in no directory, as a memfd is */
-			executable->whole = 1;
-			break;
+			text->whole = 1;
+			return;
 		}
-		if (length >= 512)
-			break;
+		if (text->length >= OTC_TEXT_FULL)
+			return;
 		at.dentry = parent;
 	}
-	executable->length = length;
 }
 
 /* What the process runs: the path from its root directory, as it would see it. */
-static __always_inline void fill_executable(struct otc_executable *executable, u64 task, u64 file)
+static __always_inline void fill_executable(struct otc_text *text, u64 task, u64 mm)
 {
 	struct place at = {}, root = {};
-	u64 fs = 0;
+	u64 file = 0, fs = 0;
 
+	READ(file, mm, OFF_mm_struct__exe_file);
 	READ(at.mount, file, OFF_file__f_path_mnt);
 	READ(at.dentry, file, OFF_file__f_path_dentry);
 	READ(fs, task, OFF_task_struct__fs);
 	READ(root.mount, fs, OFF_fs_struct__root_mnt);
 	READ(root.dentry, fs, OFF_fs_struct__root_dentry);
-	fill_names(executable, at, root);
+	fill_path(text, at, root);
 }
 
-/* Tell the agent what the process runs, unless it knows; later, when the attempt ends, the process may be gone.
+/* Write down the names from a cgroup up to the root, whatever namespace its processes see. */
+static __always_inline void fill_cgroup(struct otc_text *text, u64 cgroup)
+{
+	u64 node = 0, parent = 0, name = 0;
+	int step;
+
+	READ(node, cgroup, OFF_cgroup__kn);
+	for (step = 0; step < OTC_PATH_STEPS; step++) {
+		READ(name, node, OFF_kernfs_node__name);
+		if (!add_name(text, name))
+			return;
+		if (bpf_probe_read_kernel(&parent, sizeof(parent), (void *)(node + OFF_kernfs_node__parent)))
+			return;
+		if (!parent) {
+			text->whole = 1;
+			return;
+		}
+		if (text->length >= OTC_TEXT_FULL)
+			return;
+		node = parent;
+	}
+}
+
+/* Strings of a process that are looked at, or blocks of them where they are longer. */
+#define OTC_VARIABLE_STEPS 256
+
+/* Eight characters as one number. */
+static __always_inline u64 word(const char *characters)
+{
+	u64 value;
+
+	__builtin_memcpy(&value, characters, 8);
+	return value;
+}
+
+/* Whether this is one of the variables by which a program is told what service it is. */
+static __always_inline bool names_service(const char *variable)
+{
+	u64 head[4] = {};
+
+	bpf_probe_read_kernel(head, 25, variable);
+	if (head[0] == word("OTEL_SER"))
+		return head[1] == word("VICE_NAM") &&
+		       (head[2] & word("\xff\xff\0\0\0\0\0")) == word("E=\0\0\0\0\0");
+	return head[0] == word("OTEL_RES") && head[1] == word("OURCE_AT") && head[2] == word("TRIBUTES") &&
+	       head[3] == word("=\0\0\0\0\0\0");
+}
+
+/*
+ * Write down the variables that name the service, and of all others nothing. A longer one is read block by
+ * block, so that what is inside of one is never taken for another.
  */
-static __always_inline void tell_executable(struct otc_event *event)
+static __always_inline void fill_environment(struct otc_text *text, u64 mm)
+{
+	bool inside = false, wanted = false;
+	u64 at = 0, end = 0;
+	u32 length;
+	long read;
+	int step;
+
+	READ(at, mm, OFF_mm_struct__env_start);
+	READ(end, mm, OFF_mm_struct__env_end);
+	for (step = 0; step < OTC_VARIABLE_STEPS; step++) {
+		if (at >= end) {
+			text->whole = 1;
+			return;
+		}
+		length = end_of(text);
+		read = bpf_probe_read_user_str(text->bytes + length, OTC_TEXT_BLOCK, (void *)at);
+		if (read <= 0) /* not in memory */
+			return;
+		if (!inside)
+			wanted = names_service(text->bytes + length);
+		inside = read == OTC_TEXT_BLOCK;
+		if (inside)
+			read--; /* its last byte became the zero */
+		at += read;
+		if (!wanted)
+			continue;
+		text->length = length + read;
+		if (text->length >= OTC_TEXT_FULL)
+			return;
+	}
+}
+
+/* An empty text, which the caller fills. */
+static __always_inline void begin_text(struct otc_text *text, u8 about)
+{
+	text->about = about;
+	text->length = 0;
+	text->whole = 0;
+}
+
+/* False if there was no room in the ring. */
+static __always_inline bool send_text(struct otc_text *text)
+{
+	u64 blocks = (text->length + OTC_TEXT_BLOCK - 1) / OTC_TEXT_BLOCK;
+	u64 size = sizeof(*text) - sizeof(text->bytes) + blocks * OTC_TEXT_BLOCK;
+
+	asm volatile("" : "+r"(size)); /* else the comparison is made with another register */
+	if (size > sizeof(*text))
+		return false;
+	return !events.ringbuf_output(text, size, OTC_NO_WAKEUP);
+}
+
+/* Where the process is in the trees of cgroups. */
+static __always_inline bool tell_cgroups(struct otc_text *text, u64 task)
+{
+	u64 set = 0, unified = 0, state = 0, other = 0, root = 0, other_root = 0;
+
+	if (!OTC_CGROUPS)
+		return true;
+	READ(set, task, OFF_task_struct__cgroups);
+	READ(unified, set, OFF_css_set__dfl_cgrp);
+	begin_text(text, OTC_CGROUP);
+	fill_cgroup(text, unified);
+	if (!send_text(text))
+		return false;
+	if (OTC_PIDS_CONTROLLER < 0) {
+		text->nothing |= 1 << OTC_CGROUP_V1;
+		return true;
+	}
+	READ(state, set, OFF_css_set__subsys + OTC_PIDS_CONTROLLER * sizeof(u64));
+	READ(other, state, OFF_cgroup_subsys_state__cgroup);
+	READ(root, unified, OFF_cgroup__root);
+	READ(other_root, other, OFF_cgroup__root);
+	if (root == other_root) { /* the controller is in the v2 tree, or not in use */
+		text->nothing |= 1 << OTC_CGROUP_V1;
+		return true;
+	}
+	begin_text(text, OTC_CGROUP_V1);
+	fill_cgroup(text, other);
+	return send_text(text);
+}
+
+static __always_inline bool tell_environment(struct otc_text *text, u64 mm)
+{
+	begin_text(text, OTC_ENVIRONMENT);
+	fill_environment(text, mm);
+	if (text->length)
+		return send_text(text);
+	if (text->whole)
+		text->nothing |= 1 << OTC_ENVIRONMENT;
+	return true;
+}
+
+/* The pid that the process has for itself. */
+static __always_inline u32 pid_inside(u64 task)
+{
+	u64 leader = 0, pid = 0;
+	u32 level = 0, number = 0;
+
+	if (!OTC_VPIDS)
+		return 0;
+	READ(leader, task, OFF_task_struct__group_leader);
+	READ(pid, leader, OFF_task_struct__thread_pid);
+	READ(level, pid, OFF_pid__level);
+	READ(number, pid, OFF_pid__numbers + (u64)level * OTC_UPID_BYTES + OFF_upid__nr);
+	return number;
+}
+
+/*
+ * Tell the agent about the process, unless it knows: when the attempt ends, the process may be gone. What finds
+ * no room in the ring is told again with the next attempt, all of it.
+ */
+static __always_inline void tell(struct otc_event *event)
 {
 	struct process_key key = {.start_ns = event->process_start_ns, .pid = event->pid};
-	u64 task = bpf_get_current_task(), mm = 0, file = 0;
-	u32 *told = executables_told.lookup(&key);
-	struct otc_executable *executable;
+	struct told now = {.cgroup_id = event->cgroup_id, .exec_id = event->exec_id}, *told;
+	u64 task = bpf_get_current_task(), mm = 0;
+	struct otc_text *text;
+	int zero = 0;
 
-	if (told && *told == event->exec_id)
+	told = processes_told.lookup(&key);
+	if (told && told->exec_id == now.exec_id && told->cgroup_id == now.cgroup_id)
 		return;
 	READ(mm, task, OFF_task_struct__mm);
 	if (!mm) /* a thread of the kernel */
 		return;
-	READ(file, mm, OFF_mm_struct__exe_file);
-	executable = events.ringbuf_reserve(sizeof(*executable));
-	if (!executable) /* again with the next attempt */
+	text = drafts.lookup(&zero);
+	if (!text)
 		return;
-	executable->process_start_ns = key.start_ns;
-	executable->pid = key.pid;
-	executable->exec_id = event->exec_id;
-	executable->length = 0;
-	executable->whole = 0;
-	fill_executable(executable, task, file);
-	events.ringbuf_submit(executable, OTC_NO_WAKEUP);
-	executables_told.update(&key, &event->exec_id);
+	text->process_start_ns = key.start_ns;
+	text->pid = key.pid;
+	text->exec_id = event->exec_id;
+	text->vpid = pid_inside(task);
+	text->nothing = 0;
+	if (!tell_cgroups(text, task) || !tell_environment(text, mm))
+		return;
+	begin_text(text, OTC_EXECUTABLE);
+	fill_executable(text, task, mm);
+	if (send_text(text))
+		processes_told.update(&key, &now);
 }
 
 /* Where from and to: valid from SYN_SENT on, but for the local port, which is chosen a little later. */
@@ -649,7 +843,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	event.start_ns = bpf_ktime_get_ns();
 	event.hooks = OTC_HOOK_SYN_SENT;
 	fill_process(&event);
-	tell_executable(&event);
+	tell(&event);
 	fill_addresses(&event, sk);
 	fill_blocking(&event, sk);
 	call = calls.lookup(&thread);
@@ -859,7 +1053,7 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 	if (!(call->flags & OTC_FLAG_REQUESTED))
 		read_requested(call); /* the kernel has paged it in by now */
 	fill_process(&event);
-	tell_executable(&event);
+	tell(&event);
 	fill_blocking(&event, call->sk);
 	fill_call(&event, call);
 	event.hooks |= OTC_HOOK_EXIT;

@@ -136,23 +136,39 @@ struct otc_network {
 
 _Static_assert(sizeof(struct otc_network) == 20, "otc_network: the agent writes 20 bytes");
 
-#define OTC_PATH_BYTES 768
+/*
+ * What a text is about. The names of a path stand one after another, that of the file first:
+ * "curl\0bin\0usr\0"; those of a cgroup end with that of the root, "".
+ */
+enum otc_about {
+	OTC_EXECUTABLE = 1,
+	OTC_CGROUP = 2,      /* in the v2 tree */
+	OTC_CGROUP_V1 = 3,   /* in the v1 hierarchy of the pids controller, where that has one */
+	OTC_ENVIRONMENT = 4, /* those variables that name a service */
+	OTC_ARGUMENTS = 5,   /* argv, or its first element */
+};
+
+#define OTC_TEXT_BLOCK  256
+#define OTC_TEXT_BLOCKS 5
 
 /*
- * What a process runs, sent ahead of its first attempt. The names of the path stand one after another, each
- * with a zero at its end, that of the file first: "curl\0bin\0usr\0".
+ * Something about a process, sent ahead of its first attempt: strings, each with a zero at its end. Only the
+ * blocks that are filled are sent. OTC_EXECUTABLE is the last of its process.
  */
-struct otc_executable {
+struct otc_text {
 	__u64 process_start_ns; /* CLOCK_BOOTTIME: with pid and exec_id, which process and which of its files */
 	__u32 pid;
 	__u32 exec_id;
-	__u16 length; /* of the names, in bytes */
-	__u8 whole;   /* 0: there are more names than fit */
-	__u8 padding[13];
-	char names[OTC_PATH_BYTES];
+	__u32 vpid;   /* in the innermost namespace that the process is in; 0: not known */
+	__u16 length; /* of the strings, in bytes */
+	__u8 about;   /* enum otc_about */
+	__u8 whole;   /* 0: there is more than was read */
+	__u8 nothing; /* with OTC_EXECUTABLE: 1 << about for all that there is none of, though looked for */
+	__u8 padding[7];
+	char bytes[OTC_TEXT_BLOCKS * OTC_TEXT_BLOCK];
 };
 
-_Static_assert(sizeof(struct otc_executable) == 800, "otc_executable: the decoder reads 800 bytes");
+_Static_assert(sizeof(struct otc_text) == 1312, "otc_text: the decoder reads 32 bytes, then blocks");
 
 /*
  * A process has connected a datagram socket to port 53: who asks from that port. Sent ahead of the question, so

@@ -15,6 +15,7 @@ _MAGIC = 0xEB9F
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
+_ENUMERATOR = struct.Struct("=Ii")
 
 _ARRAY, _STRUCT, _UNION, _ENUM = 3, 4, 5, 6
 _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 13, 14, 15, 17, 19
@@ -72,6 +73,25 @@ class TypeInformation:
                 return member.bit // 8
         raise ProbeError(f"this kernel's struct {structure} has no {' or '.join(paths)}; update the agent")
 
+    def size(self, structure: str) -> int:
+        """Bytes that a structure takes; raises ProbeError when there is none of that name."""
+        type_id = self._structures.get(structure)
+        if type_id is None:
+            raise ProbeError(f"this kernel has no struct {structure}; update the agent")
+        return int(_TYPE.unpack_from(self._blob, self._positions[type_id])[2])
+
+    def enumerator(self, enumeration: str, wanted: str) -> int | None:
+        """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""
+        position = self._positions[self._enumerations.get(enumeration, 0)]
+        if not position:
+            return None
+        _, info, _ = _TYPE.unpack_from(self._blob, position)
+        for index in range(info & 0xFFFF):
+            name, value = _ENUMERATOR.unpack_from(self._blob, position + 12 + 8 * index)
+            if self._string(name) == wanted:
+                return int(value)
+        return None
+
     def _resolve(self, structure: str, path: str) -> Member | None:
         type_id = self._structures.get(structure)
         bit = 0
@@ -87,6 +107,7 @@ class TypeInformation:
     def _index(self, position: int, end: int) -> list[int]:
         positions = [0]  # type 0 is void
         self._structures: dict[str, int] = {}
+        self._enumerations: dict[str, int] = {}
         blob = self._blob
         unpack = _TYPE.unpack_from
         while position < end:
@@ -96,6 +117,8 @@ class TypeInformation:
                 raise KeyError(kind)
             if kind == _STRUCT and name:
                 self._structures.setdefault(self._string(name), len(positions))
+            elif kind == _ENUM and name:
+                self._enumerations.setdefault(self._string(name), len(positions))
             positions.append(position)
             fixed, each = _TAIL.get(kind, (0, 0))
             position += 12 + fixed + each * (info & 0xFFFF)

@@ -19,12 +19,12 @@ from otel_connect.capture.layout import (
     ASKER,
     COUNTERS,
     EVENT,
-    EXECUTABLE,
+    TEXT_SIZES,
     ClockOffsets,
     decode_asker,
     decode_counters,
     decode_event,
-    decode_executable,
+    decode_text,
     ring_records,
 )
 from otel_connect.capture.limits import bucket_numbers
@@ -37,10 +37,10 @@ from otel_connect.model import (
     ConnectEvent,
     Ending,
     EventFlag,
-    Executable,
     KernelCounters,
     KernelFilters,
     Tally,
+    Told,
 )
 
 _PAGE = mmap.PAGESIZE
@@ -57,8 +57,8 @@ class Drained(NamedTuple):
     """Attempts that could not be decoded."""
     more: bool
     """The ring may hold more."""
-    executables: Sequence[Executable] = ()
-    """What the processes of these attempts, and of later ones, run."""
+    told: Sequence[Told] = ()
+    """About the processes of these attempts, and of later ones."""
     askers: Sequence[Asker] = ()
     """Who has begun to ask a name server."""
 
@@ -133,14 +133,13 @@ class KernelCapture:
     def drain(self) -> Drained:
         """Take finished attempts from the ring, a bounded number of them."""
         events = []
-        executables = []
+        told: list[Told] = []
         askers = []
         undecodable = 0
         records = self._ring.take(_DRAIN_RECORDS)
         for record in records:
-            if len(record) == EXECUTABLE.size:
-                if (executable := decode_executable(record)) is not None:
-                    executables.append(executable)
+            if len(record) in TEXT_SIZES:
+                told += decode_text(record)
                 continue
             if len(record) == ASKER.size:
                 if (asker := decode_asker(record, self._clock)) is not None:
@@ -150,7 +149,7 @@ class KernelCapture:
                 events.append(decode_event(record, self._clock))
             except (struct.error, LookupError):
                 undecodable += 1
-        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, executables, askers)
+        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, told, askers)
 
     def refresh_clock(self) -> None:
         """Sample the clocks again: wall time may have been set.

@@ -1,7 +1,7 @@
-"""Bytes of ``struct otc_event`` and ``struct otc_counters`` → values; the twin of ``probes/connect.h``.
+"""Bytes of ``struct otc_event``, ``otc_text`` and ``otc_counters`` → values; the twin of ``probes/connect.h``.
 
 Byte order and clocks are converted here and in ``tallies`` and nowhere else. A test compiles the header with
-the host's compiler and compares every offset with ``EVENT_FIELDS`` and ``COUNTER_FIELDS``.
+the host's compiler and compares every offset with ``EVENT_FIELDS``, ``TEXT_FIELDS`` and ``COUNTER_FIELDS``.
 """
 
 import struct
@@ -9,7 +9,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, ntohs
 from typing import NamedTuple
 
-from otel_connect.model import Asker, ConnectEvent, Ending, EventFlag, Executable, Hook, KernelCounters
+from otel_connect.model import About, Asker, ConnectEvent, Ending, EventFlag, Hook, KernelCounters, Told
 
 # (name in the header, struct format); "x" bytes are padding.
 EVENT_FIELDS = (
@@ -46,14 +46,16 @@ EVENT_FIELDS = (
     ("requested_address", "16s"),
     ("comm", "16s"),
 )
-EXECUTABLE_FIELDS = (
+TEXT_FIELDS = (
     ("process_start_ns", "Q"),
     ("pid", "I"),
     ("exec_id", "I"),
+    ("vpid", "I"),
     ("length", "H"),
+    ("about", "B"),
     ("whole", "B"),
-    ("padding", "13x"),
-    ("names", "768s"),
+    ("nothing", "B"),
+    ("padding", "7x"),
 )
 ASKER_FIELDS = (
     ("process_start_ns", "Q"),
@@ -69,7 +71,10 @@ ASKER_FIELDS = (
 COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "40x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
-EXECUTABLE = struct.Struct("=" + "".join(code for _, code in EXECUTABLE_FIELDS))
+TEXT = struct.Struct("=" + "".join(code for _, code in TEXT_FIELDS))
+TEXT_BLOCK, TEXT_BLOCKS = 256, 5
+TEXT_SIZES = frozenset(TEXT.size + TEXT_BLOCK * blocks for blocks in range(TEXT_BLOCKS + 1))
+"""The sizes that a ``struct otc_text`` has in the ring, where only its filled blocks are."""
 ASKER = struct.Struct("=" + "".join(code for _, code in ASKER_FIELDS))
 COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
 
@@ -165,17 +170,22 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
     )
 
 
-def decode_executable(record: bytes | memoryview) -> Executable | None:
-    """Decode one ``struct otc_executable``; ``None`` when the kernel could not say what the process runs.
+def decode_text(record: bytes | memoryview) -> list[Told]:
+    """Decode one ``struct otc_text``: what it says itself, and of what else there is nothing.
 
-    Raises struct.error when the record has not the size of the structure.
+    Raises struct.error when the record is too short, ValueError for an unknown kind.
     """
-    process_start, pid, exec_id, length, whole, raw = EXECUTABLE.unpack(record)
-    names = [name.decode("utf-8", "backslashreplace") for name in raw[:length].split(b"\0")[:-1]]
-    if not names:
-        return None
-    path = "/" + "/".join(reversed(names)) if whole else None
-    return Executable(pid, process_start, exec_id, names[0], path)
+    process_start, pid, exec_id, vpid, length, about, whole, nothing = TEXT.unpack_from(record)
+    raw = bytes(record[TEXT.size : TEXT.size + length])
+    if len(raw) < length:
+        raise struct.error("the strings are longer than the record")
+    *strings, rest = raw.split(b"\0")
+    if rest and whole:  # a process may write over its arguments
+        strings.append(rest)
+    texts = tuple(string.decode("utf-8", "backslashreplace") for string in strings)
+    told = Told(pid, process_start, exec_id, About(about), texts, bool(whole), vpid or None)
+    absent = (kind for kind in About if nothing >> kind & 1)
+    return [told, *(told._replace(about=kind, texts=(), whole=True) for kind in absent)]
 
 
 def decode_asker(record: bytes | memoryview, clock: ClockOffsets) -> Asker | None:

@@ -1,6 +1,9 @@
 """The members of kernel structures that the probes read, and where this kernel keeps them."""
 
+from collections.abc import Mapping
+
 from otel_connect.capture.btf import TypeInformation
+from otel_connect.errors import ProbeError
 
 # Name in probes/connect.c → structure, and its path; a second path is the name in other kernels.
 MEMBERS: dict[str, tuple[str, ...]] = {
@@ -40,6 +43,10 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_dentry__d_parent": ("dentry", "d_parent"),
     "OFF_dentry__d_name": ("dentry", "d_name.name"),
     "OFF_mm_struct__exe_file": ("mm_struct", "exe_file"),
+    "OFF_mm_struct__env_start": ("mm_struct", "env_start"),
+    "OFF_mm_struct__env_end": ("mm_struct", "env_end"),
+    "OFF_mm_struct__arg_start": ("mm_struct", "arg_start"),
+    "OFF_mm_struct__arg_end": ("mm_struct", "arg_end"),
     "OFF_fs_struct__root_mnt": ("fs_struct", "root.mnt"),
     "OFF_fs_struct__root_dentry": ("fs_struct", "root.dentry"),
     "OFF_task_struct__mm": ("task_struct", "mm"),
@@ -52,7 +59,43 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_task_struct__tgid": ("task_struct", "tgid"),
 }
 
+# What can be done without: the switch in probes/connect.c, on where this kernel has all the members.
+OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
+    "OTC_CGROUPS": {
+        "OFF_task_struct__cgroups": ("task_struct", "cgroups"),
+        "OFF_css_set__dfl_cgrp": ("css_set", "dfl_cgrp"),
+        "OFF_css_set__subsys": ("css_set", "subsys"),
+        "OFF_cgroup_subsys_state__cgroup": ("cgroup_subsys_state", "cgroup"),
+        "OFF_cgroup__kn": ("cgroup", "kn"),
+        "OFF_cgroup__root": ("cgroup", "root"),
+        "OFF_kernfs_node__parent": ("kernfs_node", "__parent", "parent"),
+        "OFF_kernfs_node__name": ("kernfs_node", "name"),
+    },
+    "OTC_VPIDS": {
+        "OFF_task_struct__thread_pid": ("task_struct", "thread_pid"),
+        "OFF_pid__level": ("pid", "level"),
+        "OFF_pid__numbers": ("pid", "numbers"),
+        "OFF_upid__nr": ("upid", "nr"),
+    },
+}
+
 
 def find_offsets(types: TypeInformation) -> dict[str, int]:
-    """Look up every member; raises ProbeError naming the first that this kernel does not have."""
-    return {name: types.offset(structure, *paths) for name, (structure, *paths) in MEMBERS.items()}
+    """Look up every member; raises ProbeError naming the first that this kernel does not have.
+
+    With them come the switches of what can be done without, each with its members, or 0 for all of them.
+    """
+    numbers = _offsets(types, MEMBERS)
+    for switch, members in OPTIONAL.items():
+        try:
+            numbers |= _offsets(types, members) | {switch: 1}
+        except ProbeError:
+            numbers |= dict.fromkeys(members, 0) | {switch: 0}
+    pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
+    numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
+    numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
+    return numbers
+
+
+def _offsets(types: TypeInformation, members: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    return {name: types.offset(structure, *paths) for name, (structure, *paths) in members.items()}

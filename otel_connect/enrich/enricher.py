@@ -8,7 +8,7 @@ from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.figures import NamesState
-from otel_connect.model import Asker, ConnectEvent, Executable, Named, Segment
+from otel_connect.model import Asker, ConnectEvent, Named, Segment, Told
 
 
 class Enricher:
@@ -38,9 +38,9 @@ class Enricher:
         """Whether ``conceal`` changes anything."""
         return self._masks is not None
 
-    def learn(self, executables: Iterable[Executable]) -> None:
+    def learn(self, told: Iterable[Told]) -> None:
         """Take note of what the kernel tells about processes."""
-        self._processes.learn(executables)
+        self._processes.learn(told)
 
     def overhear(self, askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
         """Take note of who asks name servers, and of what these say."""

@@ -1,44 +1,54 @@
 """Who made an attempt: its process, remembered as long as it is likely to make more."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from otel_connect.model import ConnectEvent, Executable, Process, Surroundings
+from otel_connect.enrich.published import service_variables
+from otel_connect.model import About, ConnectEvent, Process, Surroundings, Told
 
 ExecutableLookup = Callable[[int, int], str | None]
-SurroundingsLookup = Callable[[int, int], Surroundings | None]
 UserLookup = Callable[[int], str | None]
+
+_AROUND = (About.CGROUP, About.CGROUP_V1, About.ENVIRONMENT)
+
+
+def _unknown(_pid: int, _start_boot_ns: int) -> None:
+    """Answer nothing."""
+
+
+class Lookups(NamedTuple):
+    """Who is asked about a process, by pid and start time since boot, where the kernel did not tell."""
+
+    executable: ExecutableLookup = _unknown
+    surroundings: Callable[[int, int], Surroundings | None] = _unknown
 
 
 class Processes:
     """Names processes by what the kernel said of them, else by look-ups; remembers a bounded number of them.
 
-    The kernel tells what a process runs before the first of its attempts that it captures. Look-ups serve for
+    The kernel tells about a process before the first of its attempts that it captures. Look-ups serve for
     what was lost on the way or is forgotten: each is asked once for a process.
     """
 
-    def __init__(
-        self,
-        executable: ExecutableLookup,
-        user: UserLookup,
-        remembered: int,
-        surroundings: SurroundingsLookup = lambda _pid, _start: None,
-    ) -> None:
-        self._executable = executable
-        self._surroundings = surroundings
+    def __init__(self, lookups: Lookups, user: UserLookup, remembered: int) -> None:
+        self._lookups = lookups
         self._user = user
-        self._told: LRUCache[tuple[int, int, int], Executable] = LRUCache(remembered)
-        self._latest: LRUCache[tuple[int, int], Executable] = LRUCache(remembered)
-        self._known: LRUCache[tuple[int, int, int, str, int], Process] = LRUCache(remembered)
+        self._told: LRUCache[tuple[int, int, int], dict[About, Told]] = LRUCache(remembered)
+        self._latest: LRUCache[tuple[int, int], dict[About, Told]] = LRUCache(remembered)
+        self._known: LRUCache[tuple[int, int, int, str, int, int], Process] = LRUCache(remembered)
+        self._places: LRUCache[tuple[int, int, int, int], Surroundings] = LRUCache(remembered)
         self.misses = 0
         """Processes whose executable was not to be found out any more."""
 
-    def learn(self, executables: Iterable[Executable]) -> None:
-        """Take note of what processes run."""
-        for one in executables:
-            self._told[one.pid, one.process_start_boot_ns, one.exec_id] = one
-            self._latest[one.pid, one.process_start_boot_ns] = one
+    def learn(self, told: Iterable[Told]) -> None:
+        """Take note of what the kernel says about processes."""
+        for one in told:
+            who = one.pid, one.process_start_boot_ns
+            facts = self._told.get((*who, one.exec_id)) or {}
+            facts[one.about] = one
+            self._told[*who, one.exec_id] = self._latest[who] = facts
 
     def inherit(self, former: "Processes") -> None:
         """Take over what another one was told: the kernel does not tell it again."""
@@ -48,28 +58,70 @@ class Processes:
     def name(self, event: ConnectEvent) -> Process:
         """Name the process of an event; without its executable, by what the kernel called the thread."""
         # Where the kernel did not tell: an exec leaves pid and start time as they are, but renames the thread.
-        key = (event.pid, event.process_start_boot_ns, event.exec_id, event.comm, event.uid)
+        key = (event.pid, event.process_start_boot_ns, event.exec_id, event.comm, event.uid, event.cgroup_id)
         known = self._known.get(key)
         if known is not None:
             return known
-        executable = self._find(event)
-        if executable is None:
+        name, path = self._executable(event)
+        process = Process(name or event.comm, path, self._user(event.uid))
+        if name is None:
             self.misses += 1
-            return Process(event.comm, None, self._user(event.uid))
-        process = Process(executable.name or event.comm, executable.path, self._user(event.uid))
-        self._known[key] = process
+        else:
+            self._known[key] = process
         return process
 
     def surroundings(self, event: ConnectEvent) -> Surroundings:
         """Say what the process of an event lives in, as far as it is known."""
-        return self._surroundings(event.pid, event.process_start_boot_ns) or Surroundings()
+        key = event.pid, event.process_start_boot_ns, event.exec_id, event.cgroup_id
+        known = self._places.get(key)
+        if known is not None:
+            return known
+        facts = self._facts(event)
+        if all(about in facts and facts[about].whole for about in _AROUND):
+            found = _surroundings(facts, Surroundings())
+        else:
+            looked = self._lookups.surroundings(event.pid, event.process_start_boot_ns)
+            if looked is None:  # the kernel tells again what was lost on the way
+                return _surroundings(facts, _rest(facts))
+            found = _surroundings(facts, looked)
+        self._places[key] = found
+        return found
 
-    def _find(self, event: ConnectEvent) -> Executable | None:
+    def _facts(self, event: ConnectEvent) -> Mapping[About, Told]:
         who = event.pid, event.process_start_boot_ns
-        told = self._told.get((*who, event.exec_id))
-        if told is None and not event.exec_id:  # attempts that were only counted do not say which
-            told = self._latest.get(who)
-        if told is not None:
-            return told
-        path = self._executable(*who)
-        return None if path is None else Executable(*who, event.exec_id, path.rpartition("/")[2], path)
+        facts = self._told.get((*who, event.exec_id))
+        if facts is None and not event.exec_id:  # attempts that were only counted do not say which
+            facts = self._latest.get(who)
+        return facts or {}
+
+    def _executable(self, event: ConnectEvent) -> tuple[str | None, str | None]:
+        """Find the name and the path of what it runs."""
+        told = self._facts(event).get(About.EXECUTABLE)
+        if told is not None and told.texts:
+            return told.texts[0], _path(told)
+        path = self._lookups.executable(event.pid, event.process_start_boot_ns)
+        return (None, None) if path is None else (path.rpartition("/")[2], path)
+
+
+def _surroundings(facts: Mapping[About, Told], looked: Surroundings) -> Surroundings:
+    """Take what was told whole, and the rest from what was looked up."""
+    cgroup, cgroup_v1, environment = (told if (told := facts.get(about)) and told.whole else None for about in _AROUND)
+    return Surroundings(
+        _cgroup(cgroup) if cgroup else looked.cgroup,
+        _cgroup(cgroup_v1) if cgroup_v1 else looked.cgroup_v1,
+        service_variables(environment.texts) if environment else looked.environment,
+    )
+
+
+def _rest(facts: Mapping[About, Told]) -> Surroundings:
+    """Say what is known where nothing can be looked up: of the variables those that were read."""
+    environment = facts.get(About.ENVIRONMENT)
+    return Surroundings(environment=service_variables(environment.texts) if environment else ())
+
+
+def _path(told: Told) -> str | None:
+    return "/" + "/".join(reversed(told.texts)) if told.whole else None
+
+
+def _cgroup(told: Told) -> str | None:
+    return "/" + "/".join(reversed(told.texts[:-1])) if told.texts else None

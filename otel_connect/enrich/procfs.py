@@ -5,13 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 from pwd import getpwuid
 
-from otel_connect.enrich.published import ATTRIBUTES_VARIABLE, NAME_VARIABLE
+from otel_connect.enrich.published import service_variables
 from otel_connect.model import Surroundings
 
 _START_TIME = 22  # field of /proc/<pid>/stat, counted from 1 as in proc(5)
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MOST_ENVIRONMENT = 128 << 10
-_VARIABLES = (NAME_VARIABLE, ATTRIBUTES_VARIABLE)
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
@@ -27,7 +26,7 @@ def executable(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> str 
             return None
     except OSError:
         return None
-    return path.decode("utf-8", "backslashreplace").removesuffix(" (deleted)")
+    return _text(path).removesuffix(" (deleted)")
 
 
 def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Surroundings | None:
@@ -46,15 +45,9 @@ def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Su
         return None
     paths = {}
     for line in cgroups.splitlines():
-        _, controllers, path = line.decode("utf-8", "backslashreplace").split(":", 2)
-        paths[controllers] = path
-    variables = tuple(
-        (name, entry.removeprefix(name.encode() + b"=").decode("utf-8", "backslashreplace"))
-        for entry in environment.split(b"\0")
-        for name in _VARIABLES
-        if entry.startswith(name.encode() + b"=")
-    )
-    return Surroundings(paths.get(""), paths.get("pids"), variables)
+        _, controllers, path = _text(line).split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    return Surroundings(paths.get(""), paths.get("pids"), service_variables(map(_text, environment.split(b"\0"))))
 
 
 def is_process(folder: Path, start_boot_ns: int) -> bool:
@@ -80,3 +73,7 @@ def sees_host_processes(proc: Path = Path("/proc")) -> bool:
         return str((proc / "self/ns/pid").readlink()) == _INITIAL_PID_NAMESPACE
     except OSError:
         return False
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

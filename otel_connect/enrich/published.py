@@ -29,6 +29,16 @@ def bounded(attributes: Iterable[tuple[str, str]]) -> dict[str, str]:
     return kept
 
 
+def service_variables(environment: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pick from ``NAME=value`` the variables that name a service; of two of a name the first, as getenv() does."""
+    found: dict[str, str] = {}
+    for variable in environment:
+        name, equals, value = variable.partition("=")
+        if equals and name in {NAME_VARIABLE, ATTRIBUTES_VARIABLE}:
+            found.setdefault(name, value)
+    return tuple(found.items())
+
+
 def from_environment(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Read OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; of a service's name the former wins.
 

@@ -1,11 +1,16 @@
 """Our reader of BTF against bpftool and the compiler, on the running kernel."""
 
 import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.offsets import MEMBERS, find_offsets
+from otel_connect.capture.offsets import MEMBERS, OPTIONAL, find_offsets
 from otel_connect.capture.preflight import BTF
+from otel_connect.errors import ProbeError
 
 
 def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations(tmp_path: Path) -> None:
@@ -13,14 +18,53 @@ def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations
         ["bpftool", "btf", "dump", "file", BTF, "format", "c"], check=True, capture_output=True, text=True
     ).stdout
     (tmp_path / "vmlinux.h").write_text(declarations)
-    found = find_offsets(TypeInformation(BTF.read_bytes()))
+    types = TypeInformation(BTF.read_bytes())
+    found = find_offsets(types)
+    assert {switch: found[switch] for switch in OPTIONAL} == dict.fromkeys(OPTIONAL, 1)
+    every = MEMBERS | {name: paths for members in OPTIONAL.values() for name, paths in members.items()}
     claims = [
         f'_Static_assert(__builtin_offsetof(struct {structure}, {path}) == {found[name]}, "{name}");'
-        for name, (structure, *paths) in MEMBERS.items()
-        for path in paths[:1]
+        for name, (structure, *paths) in every.items()
+        for path in (existing(types, structure, paths),)
     ]
+    sizes = {"sizeof(struct upid)": "OTC_UPID_BYTES", "pids_cgrp_id": "OTC_PIDS_CONTROLLER"}
+    claims += [f'_Static_assert({what} == {found[name]}, "{name}");' for what, name in sizes.items()]
     source = tmp_path / "claims.c"
     source.write_text('#include "vmlinux.h"\n' + "\n".join(claims))
     compiled = subprocess.run(["gcc", "-w", "-fsyntax-only", source], check=False, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
-    assert len(claims) == len(MEMBERS)
+    assert len(claims) == len(every) + len(sizes)
+
+
+def existing(types: TypeInformation, structure: str, paths: Sequence[str]) -> str:
+    """Say which of the names of a member this kernel has."""
+    for path in paths:
+        with suppress(ProbeError):
+            types.offset(structure, path)
+            return path
+    raise AssertionError(f"{structure} has none of {paths}")
+
+
+class Lacking(TypeInformation):
+    """This kernel's types, but for one structure."""
+
+    lacks = ""
+
+    def offset(self, structure: str, *paths: str) -> int:
+        return super().offset("" if structure == self.lacks else structure, *paths)
+
+
+@pytest.mark.parametrize(("lacks", "without"), [("cgroup", "OTC_CGROUPS"), ("pid", "OTC_VPIDS")])
+def test_what_can_be_done_without_is_switched_off_where_a_member_is_missing(lacks: str, without: str) -> None:
+    types = Lacking(BTF.read_bytes())
+    types.lacks = lacks
+    found = find_offsets(types)
+    assert {switch for switch in OPTIONAL if not found[switch]} == {without}
+    assert {found[name] for name in OPTIONAL[without]} == {0}
+
+
+def test_a_kernel_that_lacks_anything_else_is_refused() -> None:
+    types = Lacking(BTF.read_bytes())
+    types.lacks = "task_struct"
+    with pytest.raises(ProbeError, match="has no"):
+        find_offsets(types)

@@ -16,11 +16,14 @@ from otel_connect.capture.layout import (
     COUNTERS,
     EVENT,
     EVENT_FIELDS,
-    EXECUTABLE,
-    EXECUTABLE_FIELDS,
+    TEXT,
+    TEXT_BLOCK,
+    TEXT_BLOCKS,
+    TEXT_FIELDS,
+    TEXT_SIZES,
 )
 from otel_connect.capture.tallies import TALLY, TALLY_FIELDS, TALLY_KEY, TALLY_KEY_FIELDS
-from otel_connect.model import Detail, Ending, EventFlag, Hook, Withheld
+from otel_connect.model import About, Detail, Ending, EventFlag, Hook, Withheld
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
 
@@ -39,7 +42,6 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
     ("structure", "fields", "whole"),
     [
         ("otc_event", EVENT_FIELDS, EVENT),
-        ("otc_executable", EXECUTABLE_FIELDS, EXECUTABLE),
         ("otc_asker", ASKER_FIELDS, ASKER),
         ("otc_counters", COUNTER_FIELDS, COUNTERS),
         ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),
@@ -50,17 +52,40 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
 def test_every_field_stands_where_the_decoder_reads_it(
     structure: str, fields: Sequence[tuple[str, str]], whole: struct.Struct, tmp_path: Path
 ) -> None:
+    assert every_field(structure, fields, tmp_path) == [*places(fields), whole.size]
+
+
+def test_a_text_has_its_strings_behind_its_fields_and_the_size_of_no_other_record(tmp_path: Path) -> None:
+    fields = (*TEXT_FIELDS, ("bytes", f"{TEXT_BLOCK * TEXT_BLOCKS}s"))
+    assert every_field("otc_text", fields, tmp_path) == [*places(fields), max(TEXT_SIZES)]
+    numbers = compile_and_run(["OTC_TEXT_BLOCK", "OTC_TEXT_BLOCKS", "offsetof(struct otc_text, bytes)"], tmp_path)
+    assert numbers == [TEXT_BLOCK, TEXT_BLOCKS, TEXT.size]
+    assert EVENT.size not in TEXT_SIZES
+
+
+def every_field(structure: str, fields: Sequence[tuple[str, str]], folder: Path) -> list[int]:
+    """Ask the compiler for the offsets of the fields, their sizes, and the size of the structure."""
     offsets = [f"offsetof(struct {structure}, {name})" for name, _ in fields]
     sizes = [f"sizeof(((struct {structure} *)0)->{name})" for name, _ in fields]
-    printed = compile_and_run([*offsets, *sizes, f"sizeof(struct {structure})"], tmp_path)
-    expected_sizes = [struct.calcsize("=" + code) for _, code in fields]
-    expected_offsets = [sum(expected_sizes[:index]) for index in range(len(fields))]
-    assert printed == [*expected_offsets, *expected_sizes, whole.size]
+    return compile_and_run([*offsets, *sizes, f"sizeof(struct {structure})"], folder)
+
+
+def places(fields: Sequence[tuple[str, str]]) -> list[int]:
+    """Say where the decoder looks for each of the fields, and how long it takes it to be."""
+    sizes = [struct.calcsize("=" + code) for _, code in fields]
+    return [*(sum(sizes[:index]) for index in range(len(fields))), *sizes]
 
 
 @pytest.mark.parametrize(
     ("numbers", "prefix"),
-    [(Hook, "OTC_HOOK_"), (EventFlag, "OTC_FLAG_"), (Ending, "OTC_"), (Withheld, "OTC_"), (Detail, "OTC_")],
+    [
+        (Hook, "OTC_HOOK_"),
+        (EventFlag, "OTC_FLAG_"),
+        (Ending, "OTC_"),
+        (Withheld, "OTC_"),
+        (Detail, "OTC_"),
+        (About, "OTC_"),
+    ],
 )
 def test_numbers_of_the_header_are_those_of_the_model(
     numbers: type[IntEnum] | type[IntFlag], prefix: str, tmp_path: Path

@@ -10,64 +10,48 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from otel_connect.capture.kernel import KernelCapture
-from otel_connect.config import CaptureConfig
-from otel_connect.enrich.processes import Processes
-from otel_connect.model import ConnectEvent, Process
-from tests.support.network import closed_port
+from otel_connect.model import Surroundings
+from tests.support.cgroups import cgroup, own_cgroups
+from tests.support.watch import USERS, Seen, once_program, watching
 
-SOURCE = Path(__file__).parents[1] / "support/clients/once.c"
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-USERS = {0: "root", 1234: None, 65534: "nobody"}
-
-
-class Watch:
-    """The kernel side at work, and the processes of its events named without any look-up."""
-
-    def __init__(self, capture: KernelCapture) -> None:
-        self._capture = capture
-        self.processes = Processes(lambda _pid, _start: None, USERS.get, 4096)
-
-    def take(self) -> list[tuple[ConnectEvent, Process]]:
-        """Take what there is now, as the agent does."""
-        taken = []
-        more = True
-        while more:
-            drained = self._capture.drain()
-            self.processes.learn(drained.executables)
-            taken += [(event, self.processes.name(event)) for event in drained.events]
-            more = drained.more
-        return taken
 
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Path]:
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # other users run it, too
-        once = Path(folder) / "once"
-        subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", once, SOURCE], check=True)
+    with once_program() as once:
         yield once
 
 
-@contextmanager
-def watching() -> Iterator[tuple[Watch, int]]:
-    with closed_port() as port, KernelCapture(CaptureConfig(), 0) as capture:
-        yield Watch(capture), port
-
-
-def paths_of(taken: Sequence[tuple[ConnectEvent, Process]], pid: int) -> list[str | None]:
-    return [process.executable_path for event, process in taken if event.pid == pid]
+def paths_of(taken: Sequence[Seen], pid: int) -> list[str | None]:
+    return [seen.process.executable_path for seen in taken if seen.event.pid == pid]
 
 
 def start_ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+
+
+def environment(number: int) -> dict[str, str]:
+    """Two variables that count, among others."""
+    return {
+        "PATH": "/bin",
+        "OTEL_SERVICE_NAME": f"service-{number}",
+        "HOME": "/",
+        "OTEL_RESOURCE_ATTRIBUTES": f"number={number}",
+        "PASSWORD": "OTEL_SERVICE_NAME=no",
+    }
+
+
+def surroundings(number: int) -> Surroundings:
+    cgroups = own_cgroups()
+    variables = {name: value for name, value in environment(number).items() if name.startswith("OTEL_")}
+    return Surroundings(cgroups.get(""), cgroups.get("pids"), tuple(variables.items()))
 
 
 def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path) -> None:
@@ -77,22 +61,33 @@ def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path)
         with ExitStack() as zombies:
             for number in range(200):
                 path, user = copies[number % len(copies)], list(USERS)[number % len(USERS)]
-                client = zombies.enter_context(subprocess.Popen([path, str(port)], user=user))
-                os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
-                expected[client.pid] = (str(path), path.name, USERS[user], user, os.getpid(), start_ticks(client.pid))
-        taken = [(event, process) for event, process in watch.take() if event.pid in expected]
+                with cgroup(f"otc-{os.getpid()}-{number}/inner"):
+                    around = surroundings(number)
+                    client = zombies.enter_context(
+                        subprocess.Popen([path, str(port)], user=user, env=environment(number))
+                    )
+                    os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
+                expected[client.pid] = (
+                    (str(path), path.name, USERS[user], user, os.getpid(), start_ticks(client.pid)),
+                    around,
+                )
+        taken = [seen for seen in watch.take() if seen.event.pid in expected]
     assert len(taken) == 200
     assert {
         event.pid: (
-            process.executable_path,
-            process.executable_name,
-            process.owner,
-            event.uid,
-            event.parent_pid,
-            event.process_start_boot_ns // TICK_NS,
+            (
+                process.executable_path,
+                process.executable_name,
+                process.owner,
+                event.uid,
+                event.parent_pid,
+                event.process_start_boot_ns // TICK_NS,
+            ),
+            around,
         )
-        for event, process in taken
+        for event, process, around in taken
     } == expected
+    assert len({around for _, around in expected.values()}) == 200
 
 
 def test_of_1000_processes_with_pids_used_again_1000_are_known(program: Path, tmp_path: Path) -> None:
@@ -105,16 +100,16 @@ def test_of_1000_processes_with_pids_used_again_1000_are_known(program: Path, tm
             path = copies[number % len(copies)]
             if wanted:
                 LAST_PID.write_text(str(wanted - 1))
-            with subprocess.Popen([path, str(port)]) as client:
+            with subprocess.Popen([path, str(port)], env=environment(number)) as client:
                 pass
             wanted = wanted or client.pid
-            expected.append((client.pid, str(path)))
+            expected.append((client.pid, str(path), surroundings(number)))
             if number % 100 == 99:
                 taken += watch.take()
-        ours = {pid for pid, _ in expected}
-        named = [(event.pid, process.executable_path) for event, process in taken if event.pid in ours]
+        ours = {pid for pid, *_ in expected}
+        named = [(event.pid, process.executable_path, around) for event, process, around in taken if event.pid in ours]
     assert Counter(named) == Counter(expected)
-    assert Counter(pid for pid, _ in expected).most_common(1)[0][1] > 500
+    assert Counter(pid for pid, *_ in expected).most_common(1)[0][1] > 500
 
 
 @pytest.mark.parametrize("how", ["thread", "rename"])
@@ -130,7 +125,7 @@ def test_a_child_that_was_only_forked_runs_what_its_parent_does(program: Path) -
     with watching() as (watch, port):
         with subprocess.Popen([program, str(port), "fork"]) as client:
             pass
-        children = [process for event, process in watch.take() if event.parent_pid == client.pid]
+        children = [seen.process for seen in watch.take() if seen.event.parent_pid == client.pid]
     assert [process.executable_path for process in children] == [str(program)]
 
 
@@ -209,11 +204,11 @@ def test_any_bytes_in_a_path(program: Path, tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_too_long_leaves_the_name(program: Path, tmp_path: Path) -> None:
-    folder = tmp_path.joinpath(*["long" * 50] * 4)
+    folder = tmp_path.joinpath(*["long" * 50] * 6)
     folder.mkdir(parents=True)
     path = shutil.copy(program, folder / "client")
     with watching() as (watch, port):
         with subprocess.Popen([path, str(port)]) as client:
             pass
-        [(_, process)] = [one for one in watch.take() if one[0].pid == client.pid]
+        [(_, process, _)] = watch.take(client.pid)
     assert (process.executable_name, process.executable_path) == ("client", None)

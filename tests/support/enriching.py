@@ -3,7 +3,7 @@
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import ExecutableLookup, Processes, UserLookup
+from otel_connect.enrich.processes import ExecutableLookup, Lookups, Processes, UserLookup
 from otel_connect.enrich.workloads import Workloads
 
 
@@ -12,4 +12,4 @@ def make_enricher(
 ) -> Enricher:
     """Build one that names processes by these look-ups, and peers by what is seen."""
     workloads = Workloads(lambda _pid, _start: None, remembered)
-    return Enricher(Processes(executable, user, remembered), workloads, KnownPeers(()), names=names)
+    return Enricher(Processes(Lookups(executable), user, remembered), workloads, KnownPeers(()), names=names)

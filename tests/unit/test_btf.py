@@ -7,7 +7,7 @@ import pytest
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.errors import ProbeError
 
-INT, PTR, STRUCT, UNION, TYPEDEF, CONST = 1, 2, 4, 5, 8, 10
+INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST = 1, 2, 4, 5, 6, 8, 10
 
 
 class Table:
@@ -25,8 +25,9 @@ class Table:
         self._types += struct.pack("=III", self._string(name), info, size)
         if kind == INT:
             self._types += struct.pack("=I", 32)
-        for member, type_id, where in members:
-            self._types += struct.pack("=III", self._string(member), type_id, where)
+        for member, *rest in members:
+            self._types += struct.pack("=I", self._string(member))
+            self._types += struct.pack("=i", rest[0]) if kind == ENUM else struct.pack("=II", *rest)
         self._count += 1
         return self._count
 
@@ -63,6 +64,18 @@ def test_a_missing_member_is_named() -> None:
         TypeInformation(table.blob()).offset("task", "start", "begin")
     with pytest.raises(ProbeError, match="struct nothing has no x"):
         TypeInformation(table.blob()).offset("nothing", "x")
+
+
+def test_sizes_and_constants() -> None:
+    table = Table()
+    table.add(ENUM, "kind", size=4, members=[("first", 3, 0), ("last", -1, 0)])
+    table.add(STRUCT, "task", size=48, members=[])
+    types = TypeInformation(table.blob())
+    assert types.size("task") == 48
+    assert [types.enumerator("kind", name) for name in ("first", "last", "other")] == [3, -1, None]
+    assert types.enumerator("other", "first") is None
+    with pytest.raises(ProbeError, match="no struct kind"):
+        types.size("kind")
 
 
 def test_a_bit_field_is_no_byte_offset() -> None:

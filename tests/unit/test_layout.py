@@ -12,14 +12,16 @@ from otel_connect.capture.layout import (
     COUNTERS,
     EVENT,
     EVENT_FIELDS,
-    EXECUTABLE,
+    TEXT,
+    TEXT_BLOCK,
+    TEXT_SIZES,
     ClockOffsets,
     decode_counters,
     decode_event,
-    decode_executable,
+    decode_text,
     ring_records,
 )
-from otel_connect.model import Ending, EventFlag, Executable, Hook, KernelCounters
+from otel_connect.model import About, Ending, EventFlag, Hook, KernelCounters, Told
 
 CLOCK = ClockOffsets(monotonic_ns=1_000_000, boot_ns=2_000_000)
 NAMES = [name for name, code in EVENT_FIELDS if not code.endswith("x")]
@@ -138,20 +140,37 @@ def test_a_reading_is_bounded_and_the_next_goes_on_where_it_stopped() -> None:
     assert ring_records(data, 255, first.position, end, 2) == ([b"three"], end)
 
 
+def text(raw: bytes, *, about: About = About.CGROUP, whole: int = 1, vpid: int = 3, nothing: int = 0) -> bytes:
+    """Make a record as the ring has it: whole blocks, with what was in the draft before behind the strings."""
+    blocks = -(-len(raw) // TEXT_BLOCK) * TEXT_BLOCK
+    return TEXT.pack(40, 7, 2, vpid, len(raw), about, whole, nothing) + raw.ljust(blocks, b"?")
+
+
 @pytest.mark.parametrize(
-    ("names", "whole", "path"),
+    ("raw", "whole", "texts"),
     [
-        (b"curl\0bin\0usr\0", 1, "/usr/bin/curl"),
-        (b"memfd:x\0", 1, "/memfd:x"),
-        (b"curl\0very\0long\0", 0, None),
-        (b"curl\xff\0bin\0", 1, "/bin/curl\\xff"),
+        (b"curl\0bin\0usr\0", 1, ("curl", "bin", "usr")),
+        (b"\0", 1, ("",)),
+        (b"", 1, ()),
+        (b"a\0written over", 1, ("a", "written over")),
+        (b"a\0cut of", 0, ("a",)),
+        (b"curl\xff\0\xc3\xa9\0", 1, ("curl\\xff", "é")),
+        (b"x" * 1279 + b"\0", 1, ("x" * 1279,)),
     ],
 )
-def test_the_names_of_an_executable_make_its_path(names: bytes, whole: int, path: str | None) -> None:
-    told = decode_executable(EXECUTABLE.pack(40, 7, 2, len(names), whole, names + b"left from before\0"))
-    name = names.split(b"\0")[0].decode("utf-8", "backslashreplace")
-    assert told == Executable(7, 40, 2, name, path)
+def test_the_strings_of_a_text(raw: bytes, whole: int, texts: tuple[str, ...]) -> None:
+    record = text(raw, whole=whole)
+    assert len(record) in TEXT_SIZES
+    assert decode_text(record) == [Told(7, 40, 2, About.CGROUP, texts, bool(whole), 3)]
 
 
-def test_a_process_of_which_the_kernel_cannot_tell() -> None:
-    assert decode_executable(EXECUTABLE.pack(40, 7, 2, 0, 1, b"")) is None
+def test_what_there_is_nothing_of_is_told_too() -> None:
+    absent = 1 << About.CGROUP_V1 | 1 << About.ENVIRONMENT
+    first, *others = decode_text(text(b"curl\0", about=About.EXECUTABLE, vpid=0, whole=0, nothing=absent))
+    assert first == Told(7, 40, 2, About.EXECUTABLE, ("curl",), False, None)
+    assert others == [Told(7, 40, 2, about, (), True, None) for about in (About.CGROUP_V1, About.ENVIRONMENT)]
+
+
+def test_a_text_longer_than_its_record_is_refused() -> None:
+    with pytest.raises(struct.error):
+        decode_text(text(b"x" * 300)[: TEXT.size + TEXT_BLOCK])

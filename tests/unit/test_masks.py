@@ -19,7 +19,7 @@ from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.masks import Masks, hash_mask, prefix_mask
 from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.processes import Lookups, Processes
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
 from otel_connect.figures import NO_FIGURES
@@ -75,7 +75,7 @@ def test_every_address_of_an_event_is_replaced_and_nothing_else() -> None:
 
 def test_names_are_found_by_whole_addresses() -> None:
     peers = KnownPeers(EnrichConfig.model_validate({"known_peers": [{"cidr": "10.1.2.80", "name": "db"}]}).known_peers)
-    processes = Processes(lambda _pid, _start: None, lambda _uid: None, 16)
+    processes = Processes(Lookups(), lambda _uid: None, 16)
     enricher = Enricher(processes, Workloads(lambda _pid, _start: None, 16), peers, Masks(hash_mask(KEY)))
     assert enricher.name(make_event()).service_peer_name == "db"
     assert str(enricher.conceal(make_event()).peer_address).startswith("h-")

@@ -4,27 +4,35 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from otel_connect.enrich.processes import Processes
-from otel_connect.enrich.procfs import executable, sees_host_processes, user_name
-from otel_connect.model import Executable, Process
+from otel_connect.enrich.processes import Lookups, Processes
+from otel_connect.enrich.procfs import executable, sees_host_processes, surroundings, user_name
+from otel_connect.model import About, Process, Surroundings, Told
+from tests.support.cgroups import own_cgroups
 from tests.support.events import make_event
 
 
 class Lookup:
     """Answers from a table, and remembers what it was asked."""
 
-    def __init__(self, paths: dict[int, str]) -> None:
+    def __init__(self, paths: dict[int, str], around: Surroundings | None = None) -> None:
         self.paths = paths
+        self.around = around
         self.asked: list[int] = []
+        self.asked_around: list[int] = []
 
-    def __call__(self, pid: int, _start: int) -> str | None:
+    def executable(self, pid: int, _start: int) -> str | None:
         self.asked.append(pid)
         return self.paths.get(pid)
 
+    def surroundings(self, pid: int, _start: int) -> Surroundings | None:
+        self.asked_around.append(pid)
+        return self.around
+
 
 def processes(lookup: Lookup, remembered: int = 16) -> Processes:
-    return Processes(lookup, {0: "root"}.get, remembered)
+    return Processes(Lookups(lookup.executable, lookup.surroundings), {0: "root"}.get, remembered)
 
 
 def test_a_process_is_looked_up_once() -> None:
@@ -49,9 +57,18 @@ def test_a_process_that_has_gone_is_called_by_its_comm() -> None:
     assert named.misses == 1
 
 
-def told(path: str | None = "/usr/bin/curl", **changes: int) -> Executable:
+def told(*texts: str, about: About = About.EXECUTABLE, whole: bool = True, **changes: Any) -> Told:
     of = make_event(**changes)
-    return Executable(of.pid, of.process_start_boot_ns, of.exec_id, "curl", path)
+    texts = texts or ("curl", "bin", "usr")
+    return Told(of.pid, of.process_start_boot_ns, of.exec_id, about, texts, whole, None)
+
+
+def told_surroundings(**changes: Any) -> list[Told]:
+    return [
+        told("app.scope", "shop", "", about=About.CGROUP, **changes),
+        told("", about=About.CGROUP_V1, **changes)._replace(texts=()),
+        told("OTEL_SERVICE_NAME=cart", about=About.ENVIRONMENT, **changes),
+    ]
 
 
 def test_what_the_kernel_told_is_not_looked_up() -> None:
@@ -64,20 +81,20 @@ def test_what_the_kernel_told_is_not_looked_up() -> None:
 
 def test_each_exec_has_its_own_executable() -> None:
     named = processes(Lookup({}))
-    named.learn([told(pid=7, exec_id=1), told("/bin/second", pid=7, exec_id=2)])
+    named.learn([told(pid=7, exec_id=1), told("second", "bin", pid=7, exec_id=2)])
     paths = [named.name(make_event(pid=7, exec_id=number)).executable_path for number in (2, 1, 3)]
     assert paths == ["/bin/second", "/usr/bin/curl", None]
 
 
 def test_attempts_that_were_only_counted_have_the_latest() -> None:
     named = processes(Lookup({}))
-    named.learn([told(pid=7, exec_id=1), told("/bin/second", pid=7, exec_id=2)])
+    named.learn([told(pid=7, exec_id=1), told("second", "bin", pid=7, exec_id=2)])
     assert named.name(make_event(pid=7, exec_id=0)).executable_path == "/bin/second"
 
 
 def test_a_path_that_is_too_long_leaves_the_name_the_kernel_told() -> None:
     named = processes(Lookup({7: "/bin/other"}))
-    named.learn([told(None, pid=7)])
+    named.learn([told("curl", "very", "long", whole=False, pid=7)])
     assert named.name(make_event(pid=7, uid=0)) == Process("curl", None, "root")
 
 
@@ -86,6 +103,72 @@ def test_what_was_told_outlives_a_reload() -> None:
     before.learn([told(pid=7)])
     after.inherit(before)
     assert after.name(make_event(pid=7)).executable_path == "/usr/bin/curl"
+
+
+def test_surroundings_that_the_kernel_told_are_not_looked_up() -> None:
+    lookup = Lookup({}, Surroundings("/other"))
+    named = processes(lookup)
+    named.learn(told_surroundings(pid=7))
+    around = named.surroundings(make_event(pid=7))
+    assert around == Surroundings("/shop/app.scope", None, (("OTEL_SERVICE_NAME", "cart"),))
+    assert named.surroundings(make_event(pid=7)) is around
+    assert lookup.asked_around == []
+
+
+def test_what_was_lost_or_cut_of_the_surroundings_is_looked_up_once() -> None:
+    found = Surroundings("/looked", "/up", (("OTEL_SERVICE_NAME", "found"),))
+    for number, lost in enumerate(told_surroundings()):
+        lookup = Lookup({}, found)
+        named = processes(lookup)
+        kept = [one for one in told_surroundings(pid=7) if one.about is not lost.about]
+        named.learn([*kept, lost._replace(pid=7, whole=False)] if number % 2 else kept)
+        around = {named.surroundings(make_event(pid=7)) for _ in range(2)}
+        expected = Surroundings("/shop/app.scope", None, (("OTEL_SERVICE_NAME", "cart"),))
+        assert around == {(*expected[:number], found[number], *expected[number + 1 :])}
+        assert lookup.asked_around == [7]
+
+
+def test_where_nothing_can_be_looked_up_what_was_told_of_the_variables_counts() -> None:
+    named = processes(Lookup({}))
+    named.learn([told("OTEL_SERVICE_NAME=cart", about=About.ENVIRONMENT, whole=False, pid=7)])
+    assert named.surroundings(make_event(pid=7)) == Surroundings(None, None, (("OTEL_SERVICE_NAME", "cart"),))
+    assert named.surroundings(make_event(pid=8)) == Surroundings()
+
+
+def test_what_was_lost_on_the_way_counts_when_it_is_told_again() -> None:
+    named = processes(Lookup({}))
+    assert named.surroundings(make_event(pid=7)) == Surroundings()
+    named.learn(told_surroundings(pid=7))
+    assert named.surroundings(make_event(pid=7)).cgroup == "/shop/app.scope"
+
+
+def test_a_root_is_a_path_too() -> None:
+    named = processes(Lookup({}))
+    named.learn([told("", about=about, pid=7) for about in (About.CGROUP, About.CGROUP_V1)])
+    assert named.surroundings(make_event(pid=7))[:2] == ("/", "/")
+
+
+def test_a_process_that_moves_to_another_cgroup_is_found_there() -> None:
+    named = processes(Lookup({}))
+    named.learn(told_surroundings(pid=7))
+    before = named.surroundings(make_event(pid=7, cgroup_id=1))
+    named.learn([told("else", "", about=About.CGROUP, pid=7)])
+    after = [named.surroundings(make_event(pid=7, cgroup_id=number)) for number in (1, 2)]
+    assert after == [before, before._replace(cgroup="/else")]
+
+
+def test_only_what_names_a_service_is_kept_of_an_environment_and_the_first_of_a_name() -> None:
+    named = processes(Lookup({}))
+    variables = (
+        "OTEL_SERVICE_NAME=a=b",
+        "OTEL_SERVICE_NAME=c",
+        "OTEL_RESOURCE_ATTRIBUTES=",
+        "OTEL_SERVICE_NAMES=d",
+        "E",
+    )
+    named.learn([told(*variables, about=About.ENVIRONMENT, pid=7)])
+    around = named.surroundings(make_event(pid=7))
+    assert around.environment == (("OTEL_SERVICE_NAME", "a=b"), ("OTEL_RESOURCE_ATTRIBUTES", ""))
 
 
 def test_memory_is_bounded() -> None:
@@ -113,6 +196,25 @@ def test_a_pid_that_is_gone_has_no_executable() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert executable(child.pid, 0) is None
+
+
+def test_proc_says_where_a_process_lives() -> None:
+    environment = {"A": "OTEL_SERVICE_NAME=no", "OTEL_SERVICE_NAME": "cart", "OTEL_RESOURCE_ATTRIBUTES": "a=\udcff"}
+    with subprocess.Popen(
+        ["sh", "-c", "echo; read _"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()  # before, it may be about to become the shell, without an environment
+            found = surroundings(child.pid, start_boot_ns(child.pid))
+            other = surroundings(child.pid, start_boot_ns(child.pid) + 1_000_000_000)
+        finally:
+            child.kill()
+    cgroups = own_cgroups()
+    variables = (("OTEL_SERVICE_NAME", "cart"), ("OTEL_RESOURCE_ATTRIBUTES", "a=\\xff"))
+    assert found == Surroundings(cgroups.get(""), cgroups.get("pids"), variables)
+    assert other is None
+    assert surroundings(child.pid, 0) is None
 
 
 def test_a_deleted_executable_keeps_its_path(tmp_path: Path) -> None:
