@@ -58,9 +58,11 @@ def run_agent(
         stack.callback(manager.close)
         pages = StatusPages(configuration)
         stack.callback(pages.close)
-        own_pid, names = os.getpid() if host_processes else 0, configuration.enrich.names
-        capture = stack.enter_context(KernelCapture(configuration.capture, own_pid, askers=names))
-        listening = listen() if names else None
+        own_pid, enrich = os.getpid() if host_processes else 0, configuration.enrich
+        capture = stack.enter_context(
+            KernelCapture(configuration.capture, own_pid, askers=enrich.names, command_args=enrich.command_args)
+        )
+        listening = listen() if enrich.names else None
         if listening is not None:
             stack.enter_context(listening)
         # Before the first thread: each thread has what the one that starts it has.

@@ -14,8 +14,8 @@ from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Lookups, Processes
-from otel_connect.enrich.procfs import executable, surroundings, user_name
+from otel_connect.enrich.processes import Lookups, Processes, Shown
+from otel_connect.enrich.procfs import arguments, executable, surroundings, user_name
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
@@ -25,10 +25,12 @@ from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
 
-# What is made once: the probes with their memory and their limits, the packet sockets, the directory that is locked.
+# What is made once: the probes with their memory, their limits and what they read, the packet sockets, and the
+# directory that is locked.
 _MADE_AT_START = (
     *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
     ("enrich", "names"),
+    ("enrich", "command_args"),
     ("export", "spool_directory"),
 )
 
@@ -132,7 +134,7 @@ class Running:
         Returns the keys that have changed but need a restart.
         """
         old = self._configuration
-        enricher = make_enricher(new.enrich, host_processes=self._host_processes) if _renames(old, new) else None
+        enricher = self._enricher(new.enrich) if _renames(old, new) else None
         stays = output_kind(new.export) is output_kind(self._started_with.export)
         listener = self._pages.prepare(new)
         try:
@@ -151,6 +153,11 @@ class Running:
         self._configuration = new
         return (*_changed(self._started_with, new), *(() if stays else ("export.output",)))
 
+    def _enricher(self, config: EnrichConfig) -> Enricher:
+        """Make one for what the probes read: that they were made for."""
+        read = {"command_args": self._started_with.enrich.command_args}
+        return make_enricher(config.model_copy(update=read), host_processes=self._host_processes)
+
 
 def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
     """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes.
@@ -158,11 +165,12 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
     Raises ConfigError when a file that the configuration names cannot be used.
     """
     remembered, user = config.process_cache_size, user_name if config.user_names else _nameless
+    shown = Shown(config.command_args, config.vpid, config.cgroup_path)
     if host_processes:
-        processes = Processes(Lookups(executable, surroundings), user, remembered)
+        processes = Processes(Lookups(executable, surroundings, arguments), user, remembered, shown)
         workloads = Workloads(process_context if config.process_context else _nothing, remembered)
     else:
-        processes, workloads = Processes(Lookups(), user, remembered), Workloads(_nothing, remembered)
+        processes, workloads = Processes(Lookups(), user, remembered, shown), Workloads(_nothing, remembered)
     hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
     names = Names(hosts) if config.names else None
     return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config), names)

@@ -17,8 +17,7 @@
  *
  * No kernel header is used: every offset comes from the running kernel's BTF as OFF_<struct>__<member>,
  * with OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS,
- * OTC_ASKERS, the costs and bursts of the token buckets and what else is asked for, as numbers on the command
- * line.
+ * OTC_ASKERS, OTC_COMMAND_ARGS and the costs and bursts of the token buckets, as numbers on the command line.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -632,6 +631,30 @@ static __always_inline void fill_environment(struct otc_text *text, u64 mm)
 	}
 }
 
+/* Write down the arguments as they stand in memory, or only the first. */
+static __always_inline void fill_arguments(struct otc_text *text, u64 mm)
+{
+	u64 start = 0, end = 0, size;
+	long read;
+
+	READ(start, mm, OFF_mm_struct__arg_start);
+	if (!OTC_COMMAND_ARGS) {
+		read = bpf_probe_read_user_str(text->bytes, OTC_TEXT_BLOCK, (void *)start);
+		text->length = read > 0 ? read : 0;
+		text->whole = read > 0 && read < OTC_TEXT_BLOCK;
+		return;
+	}
+	READ(end, mm, OFF_mm_struct__arg_end);
+	size = end - start;
+	text->whole = size < OTC_TEXT_FULL;
+	if (size >= OTC_TEXT_FULL)
+		size = OTC_TEXT_FULL - 1;
+	asm volatile("" : "+r"(size));
+	size &= OTC_TEXT_FULL - 1;
+	if (!bpf_probe_read_user(text->bytes, size, (void *)start))
+		text->length = size;
+}
+
 /* An empty text, which the caller fills. */
 static __always_inline void begin_text(struct otc_text *text, u8 about)
 {
@@ -693,6 +716,13 @@ static __always_inline bool tell_environment(struct otc_text *text, u64 mm)
 	return true;
 }
 
+static __always_inline bool tell_arguments(struct otc_text *text, u64 mm)
+{
+	begin_text(text, OTC_ARGUMENTS);
+	fill_arguments(text, mm);
+	return !text->length || send_text(text);
+}
+
 /* The pid that the process has for itself. */
 static __always_inline u32 pid_inside(u64 task)
 {
@@ -734,7 +764,7 @@ static __always_inline void tell(struct otc_event *event)
 	text->exec_id = event->exec_id;
 	text->vpid = pid_inside(task);
 	text->nothing = 0;
-	if (!tell_cgroups(text, task) || !tell_environment(text, mm))
+	if (!tell_cgroups(text, task) || !tell_environment(text, mm) || !tell_arguments(text, mm))
 		return;
 	begin_text(text, OTC_EXECUTABLE);
 	fill_executable(text, task, mm);

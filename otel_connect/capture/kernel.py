@@ -82,10 +82,12 @@ class KernelCapture:
         load: Callable[[Mapping[str, int]], Loaded] = load_probes,
         *,
         askers: bool = False,
+        command_args: bool = False,
     ) -> None:
         """Load and attach the probes; raises ProbeError with cause and remedy.
 
-        Attempts of the process ``own_pid`` are left out. With ``askers`` it also tells who asks name servers.
+        Attempts of the process ``own_pid`` are left out. With ``askers`` it also tells who asks name servers. With
+        ``command_args`` all arguments of processes are read, else only the first.
         """
         preflight.check()
         numbers = find_offsets(TypeInformation(preflight.read_btf()))
@@ -99,6 +101,7 @@ class KernelCapture:
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             "OTC_MAX_FILTERS": MAX_FILTERS,
             "OTC_ASKERS": int(askers),
+            "OTC_COMMAND_ARGS": int(command_args),
             **bucket_numbers(config),
         }
         loaded = load(numbers)

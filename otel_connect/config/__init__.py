@@ -97,6 +97,12 @@ class EnrichConfig(Section):
     """Read the OpenTelemetry context that a process publishes in its memory: the name of its service, for one."""
     names: bool = True
     """Learn the names of peers from the answers of name servers and from /etc/hosts."""
+    command_args: bool = False
+    """Read the arguments of processes, mask their secrets, and show them."""
+    vpid: bool = False
+    """Show the pid that a process has in its own PID namespace."""
+    cgroup_path: bool = False
+    """Show the path of the cgroup that a process is in."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
     user_names: bool = True

@@ -38,13 +38,17 @@ NETWORK_PEER_ADDRESS = network_attributes.NETWORK_PEER_ADDRESS
 NETWORK_PEER_PORT = network_attributes.NETWORK_PEER_PORT
 NETWORK_TRANSPORT = network_attributes.NETWORK_TRANSPORT
 NETWORK_TYPE = network_attributes.NETWORK_TYPE
+PROCESS_COMMAND = process_attributes.PROCESS_COMMAND
+PROCESS_COMMAND_ARGS = process_attributes.PROCESS_COMMAND_ARGS
 PROCESS_CREATION_TIME = process_attributes.PROCESS_CREATION_TIME
 PROCESS_EXECUTABLE_NAME = process_attributes.PROCESS_EXECUTABLE_NAME
 PROCESS_EXECUTABLE_PATH = process_attributes.PROCESS_EXECUTABLE_PATH
+PROCESS_LINUX_CGROUP = process_attributes.PROCESS_LINUX_CGROUP
 PROCESS_OWNER = process_attributes.PROCESS_OWNER
 PROCESS_PARENT_PID = process_attributes.PROCESS_PARENT_PID
 PROCESS_PID = process_attributes.PROCESS_PID
 PROCESS_USER_ID = process_attributes.PROCESS_USER_ID
+PROCESS_VPID = process_attributes.PROCESS_VPID
 SERVER_ADDRESS = server_attributes.SERVER_ADDRESS
 SERVER_PORT = server_attributes.SERVER_PORT
 SERVICE_PEER_NAME = service_attributes.SERVICE_PEER_NAME
@@ -67,7 +71,7 @@ SUPERSEDED = "otel_connect.superseded"
 TRANSLATED_ADDRESS = "otel_connect.translated.address"
 TRANSLATED_PORT = "otel_connect.translated.port"
 
-Value: TypeAlias = str | int | float | bool
+Value: TypeAlias = str | int | float | bool | tuple[str, ...]
 Attributes: TypeAlias = tuple[tuple[str, Value], ...]
 
 Identity: TypeAlias = tuple[Process, int, int, int, int, str]
@@ -225,6 +229,10 @@ def identity_attributes(who: Identity) -> Attributes:
         (PROCESS_PARENT_PID, parent_pid),
         (PROCESS_EXECUTABLE_NAME, process.executable_name),
         (PROCESS_EXECUTABLE_PATH, process.executable_path),
+        (PROCESS_COMMAND, process.command),
+        (PROCESS_COMMAND_ARGS, process.command_args),
+        (PROCESS_VPID, process.vpid),
+        (PROCESS_LINUX_CGROUP, process.cgroup),
         (PROCESS_USER_ID, uid),
         (PROCESS_OWNER, process.owner),
         (COMM, comm),

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from struct import Struct
 
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from otel_connect import __version__
 from otel_connect.encode.attributes import (
@@ -119,6 +119,8 @@ def key_value_message(key: str, value: Value) -> KeyValue:
             message.value.int_value = value
         case float():
             message.value.double_value = value
+        case tuple():
+            message.value.array_value.values.extend(AnyValue(string_value=valid_text(one)) for one in value)
     return message
 
 
@@ -132,11 +134,13 @@ def _up_to_double(key: str) -> bytes:
     return _fragment(key, b"\x21" + bytes(8))[:-8]
 
 
-def _any_value(value: str | int) -> bytes:
+def _any_value(value: str | int | tuple[str, ...]) -> bytes:
     if isinstance(value, str):
         return text(b"\x0a", value)
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, tuple):  # an ArrayValue of AnyValues
+        return message(b"\x2a", b"".join(message(b"\x0a", text(b"\x0a", one)) for one in value))
     return b"\x18" + varint(value)
 
 

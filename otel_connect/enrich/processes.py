@@ -1,11 +1,12 @@
 """Who made an attempt: its process, remembered as long as it is likely to make more."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
 from otel_connect.enrich.published import service_variables
+from otel_connect.enrich.redact import redact
 from otel_connect.model import About, ConnectEvent, Process, Surroundings, Told
 
 ExecutableLookup = Callable[[int, int], str | None]
@@ -23,6 +24,15 @@ class Lookups(NamedTuple):
 
     executable: ExecutableLookup = _unknown
     surroundings: Callable[[int, int], Surroundings | None] = _unknown
+    arguments: Callable[[int, int], Sequence[str] | None] = _unknown
+
+
+class Shown(NamedTuple):
+    """What of a process is shown only where it is asked for."""
+
+    command_args: bool = False
+    vpid: bool = False
+    cgroup: bool = False
 
 
 class Processes:
@@ -32,8 +42,9 @@ class Processes:
     what was lost on the way or is forgotten: each is asked once for a process.
     """
 
-    def __init__(self, lookups: Lookups, user: UserLookup, remembered: int) -> None:
+    def __init__(self, lookups: Lookups, user: UserLookup, remembered: int, shown: Shown | None = None) -> None:
         self._lookups = lookups
+        self._shown = shown or Shown()
         self._user = user
         self._told: LRUCache[tuple[int, int, int], dict[About, Told]] = LRUCache(remembered)
         self._latest: LRUCache[tuple[int, int], dict[About, Told]] = LRUCache(remembered)
@@ -47,7 +58,8 @@ class Processes:
         for one in told:
             who = one.pid, one.process_start_boot_ns
             facts = self._told.get((*who, one.exec_id)) or {}
-            facts[one.about] = one
+            secret = one.about is About.ARGUMENTS
+            facts[one.about] = one._replace(texts=redact(one.texts)) if secret else one
             self._told[*who, one.exec_id] = self._latest[who] = facts
 
     def inherit(self, former: "Processes") -> None:
@@ -62,8 +74,9 @@ class Processes:
         known = self._known.get(key)
         if known is not None:
             return known
-        name, path = self._executable(event)
-        process = Process(name or event.comm, path, self._user(event.uid))
+        facts = self._facts(event)
+        name, path = self._executable(event, facts)
+        process = Process(name or event.comm, path, self._user(event.uid), *self._details(event, facts))
         if name is None:
             self.misses += 1
         else:
@@ -94,13 +107,30 @@ class Processes:
             facts = self._latest.get(who)
         return facts or {}
 
-    def _executable(self, event: ConnectEvent) -> tuple[str | None, str | None]:
+    def _executable(self, event: ConnectEvent, facts: Mapping[About, Told]) -> tuple[str | None, str | None]:
         """Find the name and the path of what it runs."""
-        told = self._facts(event).get(About.EXECUTABLE)
+        told = facts.get(About.EXECUTABLE)
         if told is not None and told.texts:
             return told.texts[0], _path(told)
         path = self._lookups.executable(event.pid, event.process_start_boot_ns)
         return (None, None) if path is None else (path.rpartition("/")[2], path)
+
+    def _details(
+        self, event: ConnectEvent, facts: Mapping[About, Told]
+    ) -> tuple[str | None, tuple[str, ...] | None, int | None, str | None]:
+        """Find what else ``Process`` has, as far as it is to be shown."""
+        shown = self._shown
+        arguments = self._arguments(event, facts)
+        vpid = next((one.vpid for one in facts.values()), None) if shown.vpid else None
+        cgroup = _shown_cgroup(self.surroundings(event)) if shown.cgroup else None
+        return (arguments or (None,))[0], arguments if shown.command_args else None, vpid, cgroup
+
+    def _arguments(self, event: ConnectEvent, facts: Mapping[About, Told]) -> tuple[str, ...] | None:
+        told = facts.get(About.ARGUMENTS)
+        if told is not None and told.texts:
+            return told.texts
+        looked = self._lookups.arguments(event.pid, event.process_start_boot_ns)
+        return redact(looked) if looked else None
 
 
 def _surroundings(facts: Mapping[About, Told], looked: Surroundings) -> Surroundings:
@@ -125,3 +155,9 @@ def _path(told: Told) -> str | None:
 
 def _cgroup(told: Told) -> str | None:
     return "/" + "/".join(reversed(told.texts[:-1])) if told.texts else None
+
+
+def _shown_cgroup(around: Surroundings) -> str | None:
+    if around.cgroup_v1 is not None:
+        return f"pids:{around.cgroup_v1}"
+    return None if around.cgroup is None else f"0::{around.cgroup}"

@@ -11,6 +11,7 @@ from otel_connect.model import Surroundings
 _START_TIME = 22  # field of /proc/<pid>/stat, counted from 1 as in proc(5)
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MOST_ENVIRONMENT = 128 << 10
+_MOST_ARGUMENTS = 4096
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
@@ -56,6 +57,20 @@ def is_process(folder: Path, start_boot_ns: int) -> bool:
     # The name in the second field may hold blanks and parentheses, so fields are counted from its end.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return int(fields[_START_TIME - 3]) == start_boot_ns // _NS_PER_TICK
+
+
+def arguments(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> tuple[str, ...] | None:
+    """Return the arguments of a process, secrets included, ``None`` as for ``executable``."""
+    here = proc / str(pid)
+    try:
+        with (here / "cmdline").open("rb") as file:
+            *strings, rest = file.read(_MOST_ARGUMENTS).split(b"\0")
+        if not is_process(here, start_boot_ns):
+            return None
+    except OSError:
+        return None
+    # What comes after the last zero: all of what a process has written over them, or the beginning of what is cut.
+    return tuple(map(_text, strings or [rest]))
 
 
 @lru_cache(maxsize=1024)

@@ -29,7 +29,7 @@ from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
-TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean"}
+TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean", tuple: "string[]"}
 PREFIX = "otel_connect.agent."
 ERRNOS = (None, *range(1, 134))
 
@@ -45,13 +45,14 @@ def table(heading: str) -> dict[str, dict[str, str]]:
 
 def every_kind_of_attempt() -> list[Attempt]:
     rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
+    who = {"command": "curl", "command_args": ("curl",), "vpid": 1, "cgroup": "0::/"}
     names = {
         "server": ServerName("db.example", "dns", "process"),
         "service_peer_name": "database",
         "backend": ("10.9.0.7", 5432),
     }
     return [
-        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten, **names)
+        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten, **who, **names)
         for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))
     ]
 

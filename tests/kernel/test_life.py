@@ -285,13 +285,14 @@ def test_a_reload_takes_what_it_can_and_names_what_it_cannot(tmp_path: Path) -> 
     with RunningAgent("--config", str(settings), "--output", "json") as agent:
         settings.write_text(
             f'[serve]\nlisten = "{listen}"\n[log]\nformat = "json"\n'
-            "[capture]\nring_bytes = 4096\nprocess_rate = 5\ndrain_interval_ms = 20\n[export]\nspool_directory = ''\n"
+            "[capture]\nring_bytes = 4096\nprocess_rate = 5\ndrain_interval_ms = 20\n[enrich]\ncommand_args = true\n"
+            "[export]\nspool_directory = ''\n"
         )
         agent.process.send_signal(signal.SIGHUP)
         await_until(lambda: Status(listen).document()["last_reload"])
         agent.until(lambda: any("export.spool_directory has changed" in line for line in agent.errors))
         said = [json.loads(line)["message"] for line in agent.errors if "needs a restart" in line]
-        names = ["capture.ring_bytes", "capture.process_rate", "export.spool_directory"]
+        names = ["capture.ring_bytes", "capture.process_rate", "enrich.command_args", "export.spool_directory"]
         assert said == [f"{name} has changed: needs a restart, the running value stays" for name in names]
         document = Status(listen).document()
         assert document["last_reload"]["ok"] is True

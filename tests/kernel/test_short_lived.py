@@ -68,7 +68,7 @@ def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path)
                     )
                     os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
                 expected[client.pid] = (
-                    (str(path), path.name, USERS[user], user, os.getpid(), start_ticks(client.pid)),
+                    (str(path), str(path), path.name, USERS[user], user, os.getpid(), start_ticks(client.pid)),
                     around,
                 )
         taken = [seen for seen in watch.take() if seen.event.pid in expected]
@@ -77,6 +77,7 @@ def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path)
         event.pid: (
             (
                 process.executable_path,
+                process.command,
                 process.executable_name,
                 process.owner,
                 event.uid,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TypeVar
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.sdk.resources import Resource as SdkResource
 
@@ -52,3 +52,5 @@ def _any_value(value: Value) -> AnyValue:
             return AnyValue(double_value=value)
         case str():
             return AnyValue(string_value=valid_text(value))
+        case tuple():
+            return AnyValue(array_value=ArrayValue(values=map(_any_value, value)))

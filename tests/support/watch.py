@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.config import CaptureConfig
-from otel_connect.enrich.processes import Lookups, Processes
+from otel_connect.enrich.processes import Lookups, Processes, Shown
 from otel_connect.model import ConnectEvent, Process, Surroundings
 from tests.support.network import closed_port
 
@@ -32,7 +32,8 @@ class Watch:
         self._capture = capture
         self.asked: list[int] = []
         """Pids of whose surroundings the kernel did not tell all."""
-        self.processes = Processes(Lookups(surroundings=self._ask), USERS.get, 4096)
+        shown = Shown(command_args=True, vpid=True)
+        self.processes = Processes(Lookups(surroundings=self._ask), USERS.get, 4096, shown)
 
     def take(self, pid: int | None = None) -> list[Seen]:
         """Take what there is now, as the agent does; of one process, or of all."""
@@ -52,9 +53,9 @@ class Watch:
 
 
 @contextmanager
-def watching() -> Iterator[tuple[Watch, int]]:
+def watching(*, command_args: bool = False) -> Iterator[tuple[Watch, int]]:
     """Watch every attempt of the host; with a port where nobody listens."""
-    with closed_port() as port, KernelCapture(CaptureConfig(), 0) as capture:
+    with closed_port() as port, KernelCapture(CaptureConfig(), 0, command_args=command_args) as capture:
         yield Watch(capture), port
 
 

@@ -37,6 +37,16 @@ def attributes(**changes: Any) -> dict[str, Any]:
     return dict(pairs)
 
 
+def test_what_else_is_known_or_asked_for_of_a_process() -> None:
+    shown = attributes(command="./curl", command_args=("./curl", "-v"), vpid=1, cgroup="0::/shop")
+    assert dict(shown.items() - attributes().items()) == {
+        "process.command": "./curl",
+        "process.command_args": ("./curl", "-v"),
+        "process.vpid": 1,
+        "process.linux.cgroup": "0::/shop",
+    }
+
+
 def test_attributes_of_a_refused_attempt() -> None:
     assert attributes() == {
         "network.transport": "tcp",

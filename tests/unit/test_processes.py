@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from otel_connect.enrich.processes import Lookups, Processes
-from otel_connect.enrich.procfs import executable, sees_host_processes, surroundings, user_name
+from otel_connect.enrich.processes import Lookups, Processes, Shown
+from otel_connect.enrich.procfs import arguments, executable, sees_host_processes, surroundings, user_name
 from otel_connect.model import About, Process, Surroundings, Told
 from tests.support.cgroups import own_cgroups
 from tests.support.events import make_event
@@ -21,18 +21,23 @@ class Lookup:
         self.around = around
         self.asked: list[int] = []
         self.asked_around: list[int] = []
+        self.line: tuple[str, ...] | None = None
 
     def executable(self, pid: int, _start: int) -> str | None:
         self.asked.append(pid)
         return self.paths.get(pid)
+
+    def arguments(self, _pid: int, _start: int) -> tuple[str, ...] | None:
+        return self.line
 
     def surroundings(self, pid: int, _start: int) -> Surroundings | None:
         self.asked_around.append(pid)
         return self.around
 
 
-def processes(lookup: Lookup, remembered: int = 16) -> Processes:
-    return Processes(Lookups(lookup.executable, lookup.surroundings), {0: "root"}.get, remembered)
+def processes(lookup: Lookup, remembered: int = 16, shown: Shown | None = None) -> Processes:
+    lookups = Lookups(lookup.executable, lookup.surroundings, lookup.arguments)
+    return Processes(lookups, {0: "root"}.get, remembered, shown)
 
 
 def test_a_process_is_looked_up_once() -> None:
@@ -171,6 +176,42 @@ def test_only_what_names_a_service_is_kept_of_an_environment_and_the_first_of_a_
     assert around.environment == (("OTEL_SERVICE_NAME", "a=b"), ("OTEL_RESOURCE_ATTRIBUTES", ""))
 
 
+def test_the_command_is_the_first_argument_and_the_others_are_shown_when_asked_for() -> None:
+    line = ("./curl", "-u", "alice:wonder", "https://example.com")
+    for shown, expected in ((Shown(), None), (Shown(command_args=True), ("./curl", "-u", "alice:***", line[3]))):
+        for kernel_told in (True, False):
+            lookup = Lookup({7: "/usr/bin/curl"})
+            named = processes(lookup, shown=shown)
+            if kernel_told:
+                named.learn([told(*line, about=About.ARGUMENTS, pid=7)])
+            else:
+                lookup.line = line
+            process = named.name(make_event(pid=7))
+            assert (process.command, process.command_args) == ("./curl", expected)
+
+
+def test_secrets_are_not_even_remembered() -> None:
+    before, after = processes(Lookup({})), processes(Lookup({}), shown=Shown(command_args=True))
+    before.learn([told("x", "--token", "hunter2", about=About.ARGUMENTS, pid=7)])
+    after.inherit(before)
+    assert after.name(make_event(pid=7)).command_args == ("x", "--token", "***")
+
+
+def test_vpid_and_cgroup_are_shown_when_asked_for() -> None:
+    facts = [one._replace(vpid=1) for one in (*told_surroundings(pid=7), told(pid=7))]
+    for shown, expected in (
+        (Shown(), (None, None)),
+        (Shown(vpid=True), (1, None)),
+        (Shown(cgroup=True), (None, "0::/shop/app.scope")),
+    ):
+        named = processes(Lookup({}), shown=shown)
+        named.learn(facts)
+        assert named.name(make_event(pid=7))[-2:] == expected
+    again = processes(Lookup({}), shown=Shown(cgroup=True))
+    again.learn([*facts, told("v1", "", about=About.CGROUP_V1, pid=7)])
+    assert again.name(make_event(pid=7)).cgroup == "pids:/v1"
+
+
 def test_memory_is_bounded() -> None:
     lookup = Lookup(dict.fromkeys(range(100), "/bin/x"))
     named = processes(lookup, remembered=2)
@@ -215,6 +256,11 @@ def test_proc_says_where_a_process_lives() -> None:
     assert found == Surroundings(cgroups.get(""), cgroups.get("pids"), variables)
     assert other is None
     assert surroundings(child.pid, 0) is None
+
+
+def test_proc_says_how_a_process_was_called() -> None:
+    assert arguments(os.getpid(), start_boot_ns(os.getpid())) == tuple(sys.orig_argv)
+    assert arguments(os.getpid(), start_boot_ns(os.getpid()) + 1_000_000_000) is None
 
 
 def test_a_deleted_executable_keeps_its_path(tmp_path: Path) -> None:
