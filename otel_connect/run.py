@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from io import FileIO
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from otel_connect.config import Configuration
 from otel_connect.config import Output as OutputKind
 from otel_connect.encode.events import started
 from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
+from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.procfs import sees_host_processes
 from otel_connect.export.endpoint import output_kind, resolve
@@ -66,13 +68,14 @@ def run_agent(
         if listening is not None:
             stack.enter_context(listening)
         # Before the first thread: each thread has what the one that starts it has.
-        drop_privileges(lambda: (capture.in_progress(), capture.missed()))
+        backends = stack.enter_context(Backends()) if configuration.enrich.conntrack else None
+        drop_privileges(lambda: (capture.in_progress(), capture.missed()), asks_conntrack=backends is not None)
         output, where = _open_output(configuration)
-        enricher = make_enricher(configuration.enrich, host_processes=host_processes)
+        new_enricher = partial(make_enricher, host_processes=host_processes, backends=backends)
         interval_s = configuration.capture.drain_interval_ms / 1000
-        agent = Agent(capture, enricher, output, interval_s, listening=listening)
+        agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=listening)
         agent.filter(Filters(configuration.filter))
-        running = Running(configuration, agent, output, pages, host_processes=host_processes)
+        running = Running(configuration, agent, output, pages, new_enricher)
         life = Life(
             agent.state,
             output,

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from otel_connect.agent import Agent
 from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
 from otel_connect.config import Output as OutputKind
+from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.hosts import Hosts, read_hosts
@@ -25,13 +27,14 @@ from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
 
-# What is made once: the probes with their memory, their limits and what they read, the packet sockets, and the
-# directory that is locked.
+# What is made once: the probes with their memory, their limits and what they read, the packet sockets, the
+# directory that is locked, what takes a privilege.
 _MADE_AT_START = (
     *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
     ("enrich", "names"),
     ("enrich", "command_args"),
     ("export", "spool_directory"),
+    ("enrich", "conntrack"),
 )
 
 
@@ -120,13 +123,18 @@ class Running:
     """The parts of a running agent that a new configuration changes."""
 
     def __init__(
-        self, configuration: Configuration, agent: Agent, output: Output, pages: StatusPages, *, host_processes: bool
+        self,
+        configuration: Configuration,
+        agent: Agent,
+        output: Output,
+        pages: StatusPages,
+        new_enricher: Callable[[EnrichConfig], Enricher],
     ) -> None:
         self._started_with = self._configuration = configuration
         self._agent = agent
         self._output = output
         self._pages = pages
-        self._host_processes = host_processes
+        self._new_enricher = new_enricher
 
     def apply(self, new: Configuration) -> tuple[str, ...]:
         """Put a configuration in force; raises ConfigError and changes nothing if that cannot be.
@@ -156,10 +164,10 @@ class Running:
     def _enricher(self, config: EnrichConfig) -> Enricher:
         """Make one for what the probes read: that they were made for."""
         read = {"command_args": self._started_with.enrich.command_args}
-        return make_enricher(config.model_copy(update=read), host_processes=self._host_processes)
+        return self._new_enricher(config.model_copy(update=read))
 
 
-def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
+def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backends | None) -> Enricher:
     """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes.
 
     Raises ConfigError when a file that the configuration names cannot be used.
@@ -173,7 +181,8 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool) -> Enricher:
         processes, workloads = Processes(Lookups(), user, remembered, shown), Workloads(_nothing, remembered)
     hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
     names = Names(hosts) if config.names else None
-    return Enricher(processes, workloads, KnownPeers(config.known_peers), masks(config), names)
+    peers = KnownPeers(config.known_peers)
+    return Enricher(processes, workloads, peers, masks=masks(config), names=names, backends=backends)
 
 
 def _nothing(_pid: int, _start_boot_ns: int) -> None:

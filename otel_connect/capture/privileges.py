@@ -12,11 +12,13 @@ from pathlib import Path
 
 from otel_connect.errors import NotPermittedError
 
-CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """Those that may have to stay, by their numbers in linux/capability.h."""
 
 # Reading /proc/<pid>/exe of a process of another user, or with more capabilities, takes this one.
 _NAMES = frozenset({"CAP_SYS_PTRACE"})
+# Asking the connection tracking takes this one, each time.
+_CONNTRACK = frozenset({"CAP_NET_ADMIN"})
 # Until Linux 5.19, and where unprivileged bpf() is off, even reading a map by its descriptor takes one of these.
 _MAPS: tuple[frozenset[str], ...] = (frozenset(), frozenset({"CAP_BPF"}), frozenset({"CAP_SYS_ADMIN"}))
 
@@ -30,17 +32,18 @@ _CAP_AMBIENT_CLEAR_ALL = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def drop_privileges(still_works: Callable[[], object]) -> frozenset[str]:
+def drop_privileges(still_works: Callable[[], object], *, asks_conntrack: bool = False) -> frozenset[str]:
     """Drop all capabilities of this thread that are not needed; return the names of those that stay.
 
     ``still_works`` reads what the capture reads, and raises PermissionError where that is not permitted: it is
-    tried with as few capabilities as possible, before these are given up for good. Afterwards no program that is
-    executed can have more privileges than this process (no_new_privs). Raises NotPermittedError when not even all
-    capabilities suffice.
+    tried with as few capabilities as possible, before these are given up for good. ``asks_conntrack`` keeps what that
+    takes. Afterwards no program that is executed can have more privileges than this process (no_new_privs). Raises
+    NotPermittedError when not even all capabilities suffice.
     """
     permitted = _permitted()
     for needed in _MAPS:
-        keep = {name for name in needed | _NAMES if permitted >> CAPABILITIES[name] & 1}
+        wanted = needed | _NAMES | (_CONNTRACK if asks_conntrack else frozenset())
+        keep = {name for name in wanted if permitted >> CAPABILITIES[name] & 1}
         mask = sum(1 << CAPABILITIES[name] for name in keep)
         _set(effective=mask, permitted=permitted)
         try:

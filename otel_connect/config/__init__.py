@@ -116,6 +116,9 @@ class EnrichConfig(Section):
     mask_key_file: File | None = None
     """The key for ``hash``, at least 16 bytes."""
 
+    conntrack: bool = False
+    """Whether the connection tracking is asked for who is behind a translated address."""
+
     @model_validator(mode="after")
     def _has_key(self) -> Self:
         if self.mask_addresses == "hash" and self.mask_key_file is None:

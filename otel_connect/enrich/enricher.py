@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.masks import Masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.peers import KnownPeers
@@ -19,14 +20,17 @@ class Enricher:
         processes: Processes,
         workloads: Workloads,
         peers: KnownPeers,
+        *,
         masks: Masks | None = None,
         names: Names | None = None,
+        backends: Backends | None = None,
     ) -> None:
         self._processes = processes
         self._workloads = workloads
         self._peers = peers
         self._masks = masks
         self._names = names
+        self._backends = backends
 
     @property
     def misses(self) -> int:
@@ -65,8 +69,15 @@ class Enricher:
             self._workloads.of(event, process, self._processes.surroundings),
             server=None if self._names is None else self._names.of(event),
             service_peer_name=self._peers.find(*event.target),
+            backend=self._backend(event),
         )
 
     def conceal(self, event: ConnectEvent) -> ConnectEvent:
         """Return the event as it may leave the agent, once all is decided that depends on its addresses."""
         return event if self._masks is None else self._masks.event(event)
+
+    def _backend(self, event: ConnectEvent) -> tuple[str, int] | None:
+        if self._backends is None or (found := self._backends.find(event)) is None:
+            return None
+        address, port = found
+        return (address if self._masks is None else self._masks.address(address)), port

@@ -76,7 +76,7 @@ def test_every_address_of_an_event_is_replaced_and_nothing_else() -> None:
 def test_names_are_found_by_whole_addresses() -> None:
     peers = KnownPeers(EnrichConfig.model_validate({"known_peers": [{"cidr": "10.1.2.80", "name": "db"}]}).known_peers)
     processes = Processes(Lookups(), lambda _uid: None, 16)
-    enricher = Enricher(processes, Workloads(lambda _pid, _start: None, 16), peers, Masks(hash_mask(KEY)))
+    enricher = Enricher(processes, Workloads(lambda _pid, _start: None, 16), peers, masks=Masks(hash_mask(KEY)))
     assert enricher.name(make_event()).service_peer_name == "db"
     assert str(enricher.conceal(make_event()).peer_address).startswith("h-")
 
