@@ -334,7 +334,7 @@ class Agent:
         wanted: list[Attempt] = []
         others: list[Attempt] = []
         for attempt in attempts:
-            left_out = self._filters.leave_out(attempt.event, attempt.process)
+            left_out = self._filters.leave_out(attempt.event, attempt.process, self._enricher.surroundings)
             (others if left_out else wanted).append(attempt)
         self._filtered += len(others)
         if others and self._filters.counted:
@@ -374,7 +374,7 @@ class Agent:
             return True
         if named is None or tally.detail is not Detail.WHOLE:
             return False
-        return self._filters.leave_out(tally.event, named.process)
+        return self._filters.leave_out(tally.event, named.process, self._enricher.surroundings)
 
     def _tell(self, events: Sequence[ThrottleEvent]) -> None:
         for event in events:

@@ -10,7 +10,7 @@ from otel_connect.config.section import Section
 
 def _path_or_glob(value: str) -> str:
     if not value.startswith(("/", "*", "?", "[")):
-        raise ValueError("must be a whole path such as /usr/bin/curl, or a glob on it such as */curl")
+        raise ValueError("must be a whole path such as /usr/bin/curl, or a glob on one such as */curl")
     return value
 
 
@@ -19,6 +19,8 @@ class FilterRule(Section):
 
     executable: Annotated[str, Field(max_length=4096), AfterValidator(_path_or_glob)] | None = None
     """The path of what its process runs, or a glob on it, in which ``*`` holds slashes, too."""
+    cgroup: Annotated[str, Field(max_length=4096), AfterValidator(_path_or_glob)] | None = None
+    """The path of its cgroup, from the root of the tree, or a glob on it."""
     uid: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
     port: Ports | None = None
     cidr: Network | None = None
@@ -27,7 +29,7 @@ class FilterRule(Section):
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("must say what it is about: executable, uid, port or cidr")
+            raise ValueError("must say what it is about: executable, cgroup, uid, port or cidr")
         return self
 
 

@@ -9,7 +9,7 @@ from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.figures import NamesState
-from otel_connect.model import Asker, ConnectEvent, Named, Segment, Told
+from otel_connect.model import Asker, ConnectEvent, Named, Segment, Surroundings, Told
 
 
 class Enricher:
@@ -71,6 +71,10 @@ class Enricher:
             service_peer_name=self._peers.find(*event.target),
             backend=self._backend(event),
         )
+
+    def surroundings(self, event: ConnectEvent) -> Surroundings:
+        """Say what the process of an event lives in; not remembered here."""
+        return self._processes.surroundings(event)
 
     def conceal(self, event: ConnectEvent) -> ConnectEvent:
         """Return the event as it may leave the agent, once all is decided that depends on its addresses."""

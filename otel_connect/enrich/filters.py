@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from cachetools import LRUCache
 
 from otel_connect.config.filters import FilterConfig, FilterRule
-from otel_connect.model import ConnectEvent, KernelFilters, Process
+from otel_connect.model import ConnectEvent, KernelFilters, Process, Surroundings
 
 _REMEMBERED = 8192
 _ALL = tuple(FilterRule.model_fields)
@@ -19,6 +19,7 @@ class _Subject(NamedTuple):
     """What rules ask of an attempt; no condition holds of what is not known."""
 
     executable: str | None
+    cgroups: tuple[str, ...]
     uid: int
     address: str | None
     port: int | None
@@ -36,6 +37,8 @@ class Filters:
     def __init__(self, config: FilterConfig) -> None:
         self.counted = config.count
         """Whether the metrics have what is left out."""
+        self._by_cgroup = any(rule.cgroup is not None for rule in (*config.deny, *config.allow))
+        self._cgroups: LRUCache[tuple[int, int, int], tuple[str, ...]] = LRUCache(_REMEMBERED)
         self._deny = [tuple(_conditions(rule)) for rule in config.deny]
         self._allow = [tuple(_conditions(rule)) for rule in config.allow]
         self.in_kernel = _in_kernel(config.deny)
@@ -46,13 +49,27 @@ class Filters:
         """Whether there are any rules."""
         return bool(self._deny or self._allow)
 
-    def leave_out(self, event: ConnectEvent, process: Process) -> bool:
-        """Say whether an attempt is to be left out."""
-        subject = _Subject(process.executable_path, event.uid, *event.target)
+    def leave_out(
+        self, event: ConnectEvent, process: Process, surroundings: Callable[[ConnectEvent], Surroundings]
+    ) -> bool:
+        """Say whether an attempt is to be left out; ``surroundings`` is asked where a rule is about cgroups."""
+        cgroups = self._cgroups_of(event, surroundings) if self._by_cgroup else ()
+        subject = _Subject(process.executable_path, cgroups, event.uid, *event.target)
         decided = self._decided.get(subject)
         if decided is None:
             decided = self._decided[subject] = self._decide(subject)
         return decided
+
+    def _cgroups_of(self, event: ConnectEvent, surroundings: Callable[[ConnectEvent], Surroundings]) -> tuple[str, ...]:
+        """Return the paths of its cgroup; only what was found is remembered."""
+        who = event.pid, event.process_start_boot_ns, event.cgroup_id
+        paths = self._cgroups.get(who)
+        if paths is None:
+            found = surroundings(event)
+            paths = tuple(path for path in (found.cgroup, found.cgroup_v1) if path is not None)
+            if paths:
+                self._cgroups[who] = paths
+        return paths
 
     def _decide(self, subject: _Subject) -> bool:
         if _any_holds(self._deny, subject):
@@ -84,8 +101,11 @@ def _conditions(rule: FilterRule) -> Iterator[_Condition]:
     if (network := rule.cidr) is not None:
         yield lambda subject: subject.address is not None and ip_address(subject.address) in network
     if rule.executable is not None:
-        glob = re.compile(translate(rule.executable))
-        yield lambda subject: subject.executable is not None and glob.match(subject.executable) is not None
+        program = re.compile(translate(rule.executable))
+        yield lambda subject: subject.executable is not None and program.match(subject.executable) is not None
+    if rule.cgroup is not None:
+        cgroup = re.compile(translate(rule.cgroup))
+        yield lambda subject: any(cgroup.match(path) for path in subject.cgroups)
 
 
 NO_FILTERS = Filters(FilterConfig())

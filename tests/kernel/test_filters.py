@@ -17,7 +17,7 @@ from otel_connect.config import CaptureConfig
 from otel_connect.model import Detail, KernelFilters, Outcome, Tally, Withheld
 from tests.kernel.test_rates import COUNTED_EVERY, seen_in_balance, sifted
 from tests.support.agent import RunningAgent
-from tests.support.flood import Floods
+from tests.support.flood import Floods, other_cgroup
 from tests.support.ledger import exit_ledgers
 from tests.support.network import closed_port
 
@@ -163,6 +163,23 @@ executable = "*/hidden-*"
 [[filter.deny]]
 port = {port}
 """
+
+
+def test_a_cgroup_is_filtered(floods: Floods, tmp_path: Path) -> None:
+    settings = tmp_path / "otel-connect.toml"
+    with other_cgroup() as cgroup, sifted(b"inside-one[", b"beside-one[") as backend:
+        assert cgroup is not None
+        settings.write_text(f'[[filter.deny]]\ncgroup = "*/{cgroup.name}"\n', encoding="utf-8")
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint} | COUNTED_EVERY
+        with RunningAgent("--config", str(settings), environment=environment) as agent:
+            # Slow ones: what they live in is looked up while they live.
+            inside = floods.start("refused", 30, name="inside-one", rate=30, cgroup=cgroup)
+            assert floods.start("refused", 30, name="beside-one").report() == {Outcome.REFUSED: 30}
+            assert inside.report() == {Outcome.REFUSED: 30}
+        seen_in_balance(agent)
+    assert exit_ledgers(agent.errors)["logs"].dropped["filtered"] == 30
+    assert (backend.found[b"inside-one["], backend.found[b"beside-one["]) == (0, 30)
+    assert backend.attempts_of("inside-one") == backend.attempts_of("beside-one") == {"refused": 30}
 
 
 @pytest.mark.parametrize("counted", [True, False])

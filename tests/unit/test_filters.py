@@ -13,10 +13,14 @@ from otel_connect.config import build, file_layer
 from otel_connect.config.filters import FilterConfig
 from otel_connect.enrich.filters import NO_FILTERS, Filters
 from otel_connect.errors import ConfigError
-from otel_connect.model import Process
+from otel_connect.model import Process, Surroundings
 from tests.support.events import make_event
 
 CURL = Process("curl", "/usr/bin/curl", "alice")
+
+
+def home(_event: object) -> Surroundings:
+    return Surroundings("/kubepods.slice/pod7/app", "/docker/0123")
 
 
 def filters(**rules: list[dict[str, Any]]) -> Filters:
@@ -26,8 +30,8 @@ def filters(**rules: list[dict[str, Any]]) -> Filters:
 def denied(rule: dict[str, Any], process: Process = CURL, **changes: Any) -> bool:
     made = filters(deny=[rule])
     event = make_event(**changes)
-    assert made.leave_out(event, process) == made.leave_out(event, process)
-    return made.leave_out(event, process)
+    assert made.leave_out(event, process, home) == made.leave_out(event, process, home)
+    return made.leave_out(event, process, home)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,10 @@ def denied(rule: dict[str, Any], process: Process = CURL, **changes: Any) -> boo
         ({"executable": "/usr/*"}, True),
         ({"executable": "/usr/bin/cur"}, False),
         ({"executable": "*/curl\n"}, False),
+        ({"cgroup": "/kubepods.slice/*"}, True),
+        ({"cgroup": "/docker/*"}, True),
+        ({"cgroup": "/kubepods.slice"}, False),
+        ({"cgroup": "*pod7*", "uid": 0}, False),
         ({"uid": 1001}, True),
         ({"uid": 0}, False),
         ({"port": 443}, True),
@@ -68,6 +76,13 @@ def test_no_rule_holds_of_what_is_not_known(rule: dict[str, Any], changes: dict[
     assert not denied({"executable": "*"}, Process("curl", None, None))
 
 
+def test_surroundings_are_asked_for_once_and_again_while_they_are_not_known() -> None:
+    answers = [Surroundings(), Surroundings("/app"), Surroundings("/other")]
+    made = filters(deny=[{"cgroup": "/app"}])
+    assert [made.leave_out(make_event(), CURL, lambda _event: answers.pop(0)) for _ in range(3)] == [False, True, True]
+    assert not filters(deny=[{"uid": 0}]).leave_out(make_event(), CURL, lambda _event: answers.pop(9))
+
+
 def test_before_there_was_a_peer_it_is_what_was_asked_for() -> None:
     assert denied(
         {"cidr": "192.0.2.0/24", "port": 80}, peer_address=None, requested_address="192.0.2.1", requested_port=80
@@ -76,12 +91,12 @@ def test_before_there_was_a_peer_it_is_what_was_asked_for() -> None:
 
 def test_what_is_not_allowed_is_left_out_and_deny_wins() -> None:
     made = filters(deny=[{"port": 25}], allow=[{"cidr": "10.0.0.0/8"}, {"uid": 0}])
-    assert not made.leave_out(make_event(), CURL)
-    assert not made.leave_out(make_event(peer_address="192.0.2.1", uid=0), CURL)
-    assert made.leave_out(make_event(peer_address="192.0.2.1"), CURL)
-    assert made.leave_out(make_event(peer_port=25), CURL)
+    assert not made.leave_out(make_event(), CURL, home)
+    assert not made.leave_out(make_event(peer_address="192.0.2.1", uid=0), CURL, home)
+    assert made.leave_out(make_event(peer_address="192.0.2.1"), CURL, home)
+    assert made.leave_out(make_event(peer_port=25), CURL, home)
     assert not NO_FILTERS
-    assert not NO_FILTERS.leave_out(make_event(), CURL)
+    assert not NO_FILTERS.leave_out(make_event(), CURL, home)
 
 
 def test_the_probes_are_told_the_rules_of_deny_with_one_condition() -> None:
