@@ -7,57 +7,46 @@ where to mend it.
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from otel_connect.config.export import Compression, ExportConfig, File, Output, Protocol, SignalConfig
 from otel_connect.config.filters import FilterConfig
 from otel_connect.config.networks import KnownPeer, without_duplicates
 from otel_connect.config.section import Section
 from otel_connect.errors import ConfigError
 
+__all__ = [
+    "DEFAULT_LISTEN",
+    "CaptureConfig",
+    "Compression",
+    "Configuration",
+    "EncodeConfig",
+    "EnrichConfig",
+    "ExportConfig",
+    "File",
+    "FilterConfig",
+    "KnownPeer",
+    "Layer",
+    "Listen",
+    "LogConfig",
+    "Output",
+    "Protocol",
+    "ServeConfig",
+    "SignalConfig",
+    "build",
+    "file_layer",
+    "parse_listen",
+]
+
 _PAGE = 4096
 _MOST_PER_SECOND = 1_000_000
-_MOST_BYTES = 1 << 50
 _DAY_S = 86_400
-_DAY_MS = _DAY_S * 1000
 _FILE_BYTES = 1 << 20
 _SHOWN = 100
-
-
-class Output(StrEnum):
-    """Where attempts go."""
-
-    CONSOLE = "console"
-    JSON = "json"
-    OTLP = "otlp"
-
-
-class Protocol(StrEnum):
-    """The OTLP transports, spelled as OTEL_EXPORTER_OTLP_PROTOCOL spells them."""
-
-    GRPC = "grpc"
-    HTTP_PROTOBUF = "http/protobuf"
-
-
-class Compression(StrEnum):
-    """The OTLP compressions, spelled as OTEL_EXPORTER_OTLP_COMPRESSION spells them."""
-
-    NONE = "none"
-    GZIP = "gzip"
-
-
-def _file(value: Path) -> Path:
-    if "\0" in str(value):
-        raise ValueError("must be the name of a file")
-    return value
-
-
-File = Annotated[Path, AfterValidator(_file)]
-"""A path that the system can be asked for; whether it can be read is seen when it is."""
 
 
 class CaptureConfig(Section):
@@ -143,64 +132,6 @@ class EncodeConfig(Section):
     """For how long attempts are compared with the first; then what is left is sent, and it begins anew."""
     series_expire_s: Annotated[int, Field(ge=60, le=365 * _DAY_S)] = 3600
     """How long a set of attributes of the attempt metrics that does not change is still sent, if cumulative."""
-
-
-class SignalConfig(Section):
-    """What one signal overrides of ``export``; the variables are OTEL_EXPORTER_OTLP_<SIGNAL>_*."""
-
-    endpoint: str | None = None
-    """With HTTP the whole URL, path included, as the specification has it for single signals."""
-    protocol: Protocol | None = None
-    headers: Mapping[str, str] | None = Field(default=None, repr=False)
-    compression: Compression | None = None
-    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] | None = None
-    insecure: bool | None = None
-    certificate: File | None = None
-    client_certificate: File | None = None
-    client_key: File | None = None
-
-
-class ExportConfig(Section):
-    """Where the telemetry goes, and how; the variables are OTEL_EXPORTER_OTLP_*."""
-
-    output: Output | None = None
-    """``None``: otlp when there is an endpoint, else console."""
-    endpoint: str | None = None
-    """The base URL; with HTTP ``/v1/logs`` and so on are appended."""
-    protocol: Protocol = Protocol.HTTP_PROTOBUF
-    headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
-    compression: Compression = Compression.NONE
-    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] = 10_000
-    """For one request; milliseconds, as the specification says."""
-    insecure: bool = False
-    """gRPC without TLS when the endpoint has no scheme."""
-    certificate: File | None = None
-    client_certificate: File | None = None
-    client_key: File | None = None
-    logs: SignalConfig = SignalConfig()
-    metrics: SignalConfig = SignalConfig()
-    traces: SignalConfig = SignalConfig()
-    flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
-    """How long attempts wait to share a request."""
-    metric_interval_ms: Annotated[int, Field(ge=100, le=_DAY_MS)] = 60_000
-    """OTEL_METRIC_EXPORT_INTERVAL."""
-    spool_directory: str = "/var/lib/otel-connect/spool"
-    """Where requests wait for the backend, durably; empty: in memory only."""
-    spool_bytes: Annotated[int, Field(ge=1 << 20, le=_MOST_BYTES)] = 512 << 20
-    """Serialized requests that may wait on disk, all signals together; beyond it the oldest are dropped."""
-    queue_bytes: Annotated[int, Field(ge=1 << 16, le=_MOST_BYTES)] = 64 << 20
-    """The same in memory: without a directory, or while the disk cannot be written."""
-    concurrency: Annotated[int, Field(ge=1, le=32)] = 1
-    """Requests of one signal that may be under way at one time."""
-    request_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
-    """The largest request made; collectors refuse 4 MiB by gRPC."""
-
-    @field_validator("spool_directory")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        if value and not (value.startswith("/") and value.isprintable()):
-            raise ValueError("must be an absolute path, or empty for memory only")
-        return value
 
 
 class Listen(NamedTuple):

@@ -1,0 +1,103 @@
+"""Where the telemetry goes, and how."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator
+
+from otel_connect.config.section import Section
+
+_MOST_BYTES = 1 << 50
+_DAY_MS = 86_400 * 1000
+
+
+class Output(StrEnum):
+    """Where attempts go."""
+
+    CONSOLE = "console"
+    JSON = "json"
+    OTLP = "otlp"
+
+
+class Protocol(StrEnum):
+    """The OTLP transports, spelled as OTEL_EXPORTER_OTLP_PROTOCOL spells them."""
+
+    GRPC = "grpc"
+    HTTP_PROTOBUF = "http/protobuf"
+
+
+class Compression(StrEnum):
+    """The OTLP compressions, spelled as OTEL_EXPORTER_OTLP_COMPRESSION spells them."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
+def _file(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("must be the name of a file")
+    return value
+
+
+File = Annotated[Path, AfterValidator(_file)]
+"""A path that the system can be asked for; whether it can be read is seen when it is."""
+
+
+class SignalConfig(Section):
+    """What one signal overrides of ``export``; the variables are OTEL_EXPORTER_OTLP_<SIGNAL>_*."""
+
+    endpoint: str | None = None
+    """With HTTP the whole URL, path included, as the specification has it for single signals."""
+    protocol: Protocol | None = None
+    headers: Mapping[str, str] | None = Field(default=None, repr=False)
+    compression: Compression | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] | None = None
+    insecure: bool | None = None
+    certificate: File | None = None
+    client_certificate: File | None = None
+    client_key: File | None = None
+
+
+class ExportConfig(Section):
+    """Where the telemetry goes, and how; the variables are OTEL_EXPORTER_OTLP_*."""
+
+    output: Output | None = None
+    """``None``: otlp when there is an endpoint, else console."""
+    endpoint: str | None = None
+    """The base URL; with HTTP ``/v1/logs`` and so on are appended."""
+    protocol: Protocol = Protocol.HTTP_PROTOBUF
+    headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    compression: Compression = Compression.NONE
+    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] = 10_000
+    """For one request; milliseconds, as the specification says."""
+    insecure: bool = False
+    """gRPC without TLS when the endpoint has no scheme."""
+    certificate: File | None = None
+    client_certificate: File | None = None
+    client_key: File | None = None
+    logs: SignalConfig = SignalConfig()
+    metrics: SignalConfig = SignalConfig()
+    traces: SignalConfig = SignalConfig()
+    flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
+    """How long attempts wait to share a request."""
+    metric_interval_ms: Annotated[int, Field(ge=100, le=_DAY_MS)] = 60_000
+    """OTEL_METRIC_EXPORT_INTERVAL."""
+    spool_directory: str = "/var/lib/otel-connect/spool"
+    """Where requests wait for the backend, durably; empty: in memory only."""
+    spool_bytes: Annotated[int, Field(ge=1 << 20, le=_MOST_BYTES)] = 512 << 20
+    """Serialized requests that may wait on disk, all signals together; beyond it the oldest are dropped."""
+    queue_bytes: Annotated[int, Field(ge=1 << 16, le=_MOST_BYTES)] = 64 << 20
+    """The same in memory: without a directory, or while the disk cannot be written."""
+    concurrency: Annotated[int, Field(ge=1, le=32)] = 1
+    """Requests of one signal that may be under way at one time."""
+    request_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
+    """The largest request made; collectors refuse 4 MiB by gRPC."""
+
+    @field_validator("spool_directory")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value and not (value.startswith("/") and value.isprintable()):
+            raise ValueError("must be an absolute path, or empty for memory only")
+        return value
