@@ -51,7 +51,7 @@ class Naming:
             assert listening is not None
             self._packets: Packets = stack.enter_context(listening)
             self._output = Collected()
-            enricher = make_enricher(EnrichConfig(), host_processes=True)
+            enricher = make_enricher(EnrichConfig(), backends=None, host_processes=True)
             agent = Agent(self._capture, enricher, self._output, 0.02, listening=self._packets)
             self._stop = threading.Event()
             self._thread = threading.Thread(target=agent.run, args=(self._stop,))
