@@ -196,6 +196,7 @@ class Agent:
         """Name what is found out about attempts in another way from now on."""
         self._unnamed += self._enricher.misses
         enricher.inherit(self._enricher)
+        self._enricher.close()
         self._enricher = enricher
 
     def filter(self, filters: Filters) -> None:

@@ -12,13 +12,14 @@ from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.hosts import Hosts, read_hosts
+from otel_connect.enrich.kubelet import KubeletClient, Pods
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Lookups, Processes, Shown
 from otel_connect.enrich.procfs import arguments, executable, surroundings, user_name
-from otel_connect.enrich.workloads import Workloads
+from otel_connect.enrich.workloads import Workloads, no_pod
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
 from otel_connect.serve.listener import Listener, wanted
@@ -174,15 +175,23 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     """
     remembered, user = config.process_cache_size, user_name if config.user_names else _nameless
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
+    pods = _pods(config)
+    pod = no_pod if pods is None else pods.of
     if host_processes:
         processes = Processes(Lookups(executable, surroundings, arguments), user, remembered, shown)
-        workloads = Workloads(process_context if config.process_context else _nothing, remembered)
+        workloads = Workloads(process_context if config.process_context else _nothing, remembered, pod)
     else:
-        processes, workloads = Processes(Lookups(), user, remembered, shown), Workloads(_nothing, remembered)
+        processes, workloads = Processes(Lookups(), user, remembered, shown), Workloads(_nothing, remembered, pod)
     hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
     names = Names(hosts) if config.names else None
     peers = KnownPeers(config.known_peers)
-    return Enricher(processes, workloads, peers, masks=masks(config), names=names, backends=backends)
+    return Enricher(processes, workloads, peers, masks=masks(config), names=names, backends=backends, pods=pods)
+
+
+def _pods(config: EnrichConfig) -> Pods | None:
+    if config.kubelet_url is None:
+        return None
+    return Pods(KubeletClient(config.kubelet_url, config.kubelet_token_file, config.kubelet_certificate))
 
 
 def _nothing(_pid: int, _start_boot_ns: int) -> None:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -77,6 +78,17 @@ class CaptureConfig(Section):
         return value
 
 
+def _http_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be a URL, for example https://node-7:10250")
+    return value
+
+
 class EnrichConfig(Section):
     """What is found out about an attempt: whose it is, and to whom."""
 
@@ -92,6 +104,12 @@ class EnrichConfig(Section):
     """Show the pid that a process has in its own PID namespace."""
     cgroup_path: bool = False
     """Show the path of the cgroup that a process is in."""
+    kubelet_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """Where the kubelet of this node says which pods there are, for example https://node-7:10250; else not asked."""
+    kubelet_token_file: File | None = None
+    """The token of a service account that may get ``nodes/proxy`` or ``nodes/pods``."""
+    kubelet_certificate: File | None = None
+    """The authority of the kubelet's certificate; ``None``: those that the system trusts."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
     user_names: bool = True

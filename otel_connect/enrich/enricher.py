@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from otel_connect.enrich.backends import Backends
+from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.masks import Masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.peers import KnownPeers
@@ -24,13 +25,16 @@ class Enricher:
         masks: Masks | None = None,
         names: Names | None = None,
         backends: Backends | None = None,
+        pods: Pods | None = None,
     ) -> None:
+        """Join the parts; ``pods`` is what is asked for them beside the loop, to be closed with it."""
         self._processes = processes
         self._workloads = workloads
         self._peers = peers
         self._masks = masks
         self._names = names
         self._backends = backends
+        self._pods = pods
 
     @property
     def misses(self) -> int:
@@ -60,6 +64,11 @@ class Enricher:
         """Take over what another one was told: the kernel does not tell it again."""
         self._processes.inherit(former._processes)  # noqa: SLF001 - one of its own
         self._names = former._names  # noqa: SLF001
+
+    def close(self) -> None:
+        """End what goes on beside the loop."""
+        if self._pods is not None:
+            self._pods.close()
 
     def name(self, event: ConnectEvent) -> Named:
         """Name the process of an event, its workload and its peer."""

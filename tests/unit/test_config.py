@@ -109,6 +109,12 @@ def test_addresses_that_the_system_does_not_take_are_refused(address: str) -> No
     assert "must " in line
 
 
+@pytest.mark.parametrize("url", ["node-7:10250", "file:///etc/passwd", "https://", "https://a:x", "https://a:0", ""])
+def test_what_is_no_url_of_a_kubelet_is_refused(url: str) -> None:
+    (line,) = problems(layer(enrich__kubelet_url=url))
+    assert "must be a URL, for example https://node-7:10250" in line
+
+
 def test_long_values_are_cut_and_tables_not_shown() -> None:
     (long,) = problems(layer(export__protocol="x" * 10_000))
     assert len(long) < 300

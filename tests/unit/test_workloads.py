@@ -18,7 +18,8 @@ class Host:
         self.asked: list[int] = []
         self.places = 0
         self.now = 100.0
-        self.workloads = Workloads(self._context, 4, lambda: self.now)
+        self.pods: dict[str, dict[str, str]] = {}
+        self.workloads = Workloads(self._context, 4, self._pod, lambda: self.now)
 
     def of(self, **changes: int) -> Workload:
         return self.workloads.of(make_event(**changes), CURL, self._surroundings)
@@ -27,38 +28,46 @@ class Host:
         self.asked.append(pid)
         return self.contexts.get(pid)
 
+    def _pod(self, container_id: str | None, pod_uid: str | None) -> dict[str, str]:
+        return self.pods.get(container_id or pod_uid or "", {})
+
     def _surroundings(self, _event: ConnectEvent) -> Surroundings:
         self.places += 1
         return self.surrounding
 
 
-def test_the_name_is_the_contexts_then_the_environments_then_the_units_then_the_executables() -> None:
-    context, environment, unit = {"service.name": "c"}, {"service.name": "e"}, Whereabouts(service="u")
-    nothing: dict[str, str] = {}
-    assert workload(context, environment, unit, "x").service_name == "c"
-    assert workload(nothing, environment, unit, "x").service_name == "e"
-    assert workload(nothing, nothing, unit, "x").service_name == "u"
-    assert workload(nothing, nothing, Whereabouts(), "x").service_name == "unknown_service:x"
+NOTHING: dict[str, str] = {}
+
+
+def test_whose_name_counts() -> None:
+    context, environment, pod = ({"service.name": name} for name in ("context", "environment", "pod"))
+    unit = Whereabouts(service="unit")
+    assert workload(context, environment, pod, unit, "x").service_name == "context"
+    assert workload(NOTHING, environment, pod, unit, "x").service_name == "environment"
+    assert workload(NOTHING, NOTHING, pod, unit, "x").service_name == "pod"
+    assert workload(NOTHING, NOTHING, NOTHING, unit, "x").service_name == "unit"
+    assert workload(NOTHING, NOTHING, NOTHING, Whereabouts(), "x").service_name == "unknown_service:x"
 
 
 def test_what_an_sdk_calls_a_service_without_a_name_is_no_name() -> None:
     unnamed = {"service.name": "unknown_service:java"}
-    assert workload(unnamed, {}, Whereabouts(service="shop"), "java").service_name == "shop"
-    assert workload(unnamed, unnamed, Whereabouts(), "java17").service_name == "unknown_service:java17"
+    assert workload(unnamed, {}, {}, Whereabouts(service="shop"), "java").service_name == "shop"
+    assert workload(unnamed, unnamed, {}, Whereabouts(), "java17").service_name == "unknown_service:java17"
 
 
-def test_attributes_of_both_sources_are_joined_and_the_context_wins() -> None:
+def test_attributes_of_all_sources_are_joined_and_the_nearest_wins() -> None:
     context = {"service.instance.id": "7", "a": "context"}
     environment = {"service.namespace": "web", "service.instance.id": "1", "a": "environment", "b": "2"}
-    assert workload(context, environment, Whereabouts(), "x") == Workload(
-        "unknown_service:x", "web", "7", None, None, (("a", "context"), ("b", "2"))
+    pod = {"k8s.pod.name": "p", "b": "pod"}
+    assert workload(context, environment, pod, Whereabouts(), "x") == Workload(
+        "unknown_service:x", "web", "7", None, None, (("a", "context"), ("b", "2"), ("k8s.pod.name", "p"))
     )
 
 
 def test_the_kernels_container_and_pod_win_over_published_ones() -> None:
     published = {"container.id": "published", "k8s.pod.uid": "published"}
-    assert workload(published, {}, Whereabouts(ID, "uid"), "x")[3:] == (ID, "uid", ())
-    assert workload(published, {}, Whereabouts(), "x")[3:] == ("published", "published", ())
+    assert workload(published, {}, {}, Whereabouts(ID, "uid"), "x")[3:] == (ID, "uid", ())
+    assert workload(published, {}, {}, Whereabouts(), "x")[3:] == ("published", "published", ())
 
 
 def test_surroundings_are_read() -> None:
@@ -123,6 +132,19 @@ def test_a_process_that_has_gone_keeps_what_it_had_published() -> None:
     host.contexts.clear()
     host.now += LOOK_AGAIN_S[0]
     assert host.of(pid=7).service_name == "shop"
+
+
+def test_a_pod_that_becomes_known_late_and_then_goes_keeps_its_names() -> None:
+    host = Host()
+    host.surrounding = Surroundings(f"/docker/{ID}")
+    assert host.of(pid=7) == Workload("unknown_service:curl", container_id=ID)
+    named = Workload("shop", container_id=ID, published=(("k8s.pod.name", "shop-1"),))
+    host.pods[ID] = {"service.name": "shop", "k8s.pod.name": "shop-1"}
+    host.now += LOOK_AGAIN_S[0]
+    assert host.of(pid=7) == named
+    host.pods.clear()
+    host.now += LOOK_AGAIN_S[1]
+    assert host.of(pid=7) == named
 
 
 def test_memory_is_bounded() -> None:
