@@ -121,6 +121,7 @@ def test_both_forms_of_the_message() -> None:
     expected = {"service.name": "shop", "service.instance.id": "1f", "deployment.environment.name": "test"}
     assert attributes(bare) == expected
     assert attributes(publisher.process_context(bare)) == expected
+    assert attributes(resource(h1="a key that is a message, too")) == {"h1": "a key that is a message, too"}
     further = KeyValue(key="further", value=AnyValue(string_value="x")).SerializeToString()
     assert attributes(publisher.process_context(bare, further=further)) == expected
 
