@@ -15,7 +15,7 @@ from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.kubelet import KubeletClient, NoAnswer, Pods
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.pods import Names
-from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.processes import Lookups, Processes
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.errors import ConfigError
 from tests.support.collector import await_until
@@ -177,9 +177,7 @@ def test_an_enricher_that_is_closed_asks_no_more() -> None:
     answers = Answers({})
     pods = Pods(answers, refresh_s=60, at_least_s=0.01)
     workloads = Workloads(lambda _pid, _start: None, 16, pods.of)
-    enricher = Enricher(
-        Processes(lambda _pid, _start: None, lambda _uid: None, 16), workloads, KnownPeers(()), pods=pods
-    )
+    enricher = Enricher(Processes(Lookups(), lambda _uid: None, 16), workloads, KnownPeers(()), pods=pods)
     pods.of(ID, UID)
     await_until(lambda: answers.given)
     enricher.close()
