@@ -19,11 +19,16 @@ def hierarchies() -> dict[str, Path]:
 
 
 @contextmanager
-def cgroup(path: str) -> Iterator[None]:
-    """Have this process, and all that it starts meanwhile, in a new cgroup of that path below its own."""
+def cgroup(path: str, *only: str) -> Iterator[None]:
+    """Have this process, and all that it starts meanwhile, in a new cgroup of that path below its own.
+
+    In all hierarchies, or ``only`` in these.
+    """
     own = own_cgroups()
     with ExitStack() as undo:
         for hierarchy, mount in hierarchies().items():
+            if only and hierarchy not in only:
+                continue
             home = here = mount / own[hierarchy].lstrip("/")
             for part in path.split("/"):
                 here /= part
