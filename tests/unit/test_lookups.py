@@ -269,6 +269,7 @@ def belongs(packet: bytes, right: bytes) -> bool:
     )
 
 
+@pytest.mark.timeout(by_length(full=1800, short=300))
 def test_mutated_packets_raise_nothing_take_no_time_and_are_not_believed(long_run: LongRun) -> None:
     chance = random.Random(6)
     records = [("web.test", 20, "CNAME", "b.test."), ("b.test", 20, "A", "10.9.9.9"), ("b.test", 20, "A", "10.9.9.8")]
