@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.image.test_image import documented_options
 from tests.support.agent import RunningAgent
 from tests.support.collector import Collector
 from tests.support.network import closed_port
+from tests.support.prometheus import prometheus_programs
 
 pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
 
@@ -109,6 +111,16 @@ def test_the_agent_sends_where_the_collector_listens() -> None:
     assert elsewhere["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.example:4318"
 
 
+def test_prometheus_takes_its_configuration_and_the_alerts(tmp_path: Path) -> None:
+    files = [path for path in mounts(services()["prometheus"]).values() if path is not None]
+    for path in files:
+        shutil.copy(path, tmp_path)
+    command = [str(prometheus_programs() / "promtool"), "check", "config", str(tmp_path / "prometheus.yaml")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert re.search(r"SUCCESS: [1-9]\d* rules found", answer.stdout)
+
+
 def test_prometheus_and_grafana_ask_services_that_are_there() -> None:
     found = services()
     scraped = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))["scrape_configs"]
@@ -117,6 +129,10 @@ def test_prometheus_and_grafana_ask_services_that_are_there() -> None:
     assert target == page.replace("0.0.0.0", "collector")
     sources = yaml.safe_load((FOLDER / "grafana/datasources.yaml").read_text(encoding="utf-8"))["datasources"]
     assert {re.sub(r"https?://|:\d+", "", source["url"]) for source in sources} < found.keys()
+    provided = yaml.safe_load((FOLDER / "grafana/dashboards.yaml").read_text(encoding="utf-8"))["providers"]
+    folder = mounts(found["grafana"])[provided[0]["options"]["path"]]
+    assert folder is not None
+    assert list(folder.glob("*.json"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
