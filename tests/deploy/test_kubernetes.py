@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "config": "[encode]\nspan_successes_per_second = 5\n",
         "env": [{"name": "OTEL_EXPORTER_OTLP_COMPRESSION", "value": "gzip"}],
+        "names": True,
         "seLinuxOptions": {"type": "spc_t"},
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-node-critical",
@@ -135,6 +137,9 @@ def test_it_has_the_privileges_that_the_image_needs_and_no_more() -> None:
         "seccompProfile": {"type": "Localhost", "localhostProfile": "otel-connect.json"},
     }
     assert container(rendered(VALUES["least"]))["securityContext"]["capabilities"]["add"] == ["BPF", "PERFMON"]
+    with_names = container(rendered(VALUES["everything"]))["securityContext"]["capabilities"]["add"]
+    assert with_names == ["BPF", "PERFMON", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"]
+    assert tomllib.loads(objects["ConfigMap"]["data"]["otel-connect.toml"]) == {"enrich": {"names": False}}
     pod = objects["DaemonSet"]["spec"]["template"]["spec"]
     assert (pod["hostPID"], pod["automountServiceAccountToken"]) == (True, False)
     assert not {"hostNetwork", "hostIPC"} & pod.keys()
