@@ -128,6 +128,9 @@ class Stage:
             webhook_url=self.webhook.url,
             factor=FACTOR,
         )
+        # Whatever else happens on this machine: the metrics are of this network, and have room for it.
+        self._settings = folder / "otel-connect.toml"
+        self._settings.write_text(f'[filter]\ncount = false\n[[filter.allow]]\ncidr = "{network}.0/24"\n')
         self._agent_environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.http_endpoint,
             "OTEL_METRIC_EXPORT_INTERVAL": "250",
@@ -143,7 +146,7 @@ class Stage:
             yield self
 
     def agent(self) -> RunningAgent:
-        return RunningAgent(environment=self._agent_environment)
+        return RunningAgent("--config", str(self._settings), environment=self._agent_environment)
 
     def await_scrapes_of_another(self, known: set[str], count: int) -> str:
         """Wait until an instance that is not known was scraped so often; return its name."""
