@@ -152,7 +152,8 @@ def test_a_steady_rate_reaches_the_collector_whole_and_soon(floods: Floods, tmp_
     identities: set[str] = set()
     for line, arrived in growth.lines():
         for record in log_records([json.loads(line)]):
-            if record["attributes"].get("process.pid") == steady.pid:
+            ours = record["eventName"] == "otel_connect.attempt" and record["attributes"]["process.pid"] == steady.pid
+            if ours:
                 delays.append((arrived - record["timeUnixNano"]) / 1e9)
                 identities.add(record["attributes"]["otel_connect.event.id"])
     collector.file.unlink()  # there may be a lot of it
