@@ -1,6 +1,7 @@
 """What /proc says about a process, asked by pid and start time: pids are used again."""
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from pwd import getpwuid
@@ -31,14 +32,16 @@ def executable(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> str 
 
 
 def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Surroundings | None:
-    """Return what a process lives in, ``None`` when it is gone or may not be asked.
+    """Return what a process lives in, ``None`` when it is gone.
 
-    Its cgroups are as they are seen from the cgroup namespace of the agent.
+    Its cgroups are as they are seen from the cgroup namespace of the agent. Of a process of another user the
+    environment is read only with CAP_DAC_READ_SEARCH: without it, there are no variables.
     """
     here = proc / str(pid)
+    environment = b""
     try:
         cgroups = (here / "cgroup").read_bytes()
-        with (here / "environ").open("rb") as file:
+        with suppress(PermissionError), (here / "environ").open("rb") as file:
             environment = file.read(_MOST_ENVIRONMENT)
         if not is_process(here, start_boot_ns):
             return None

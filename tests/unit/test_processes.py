@@ -10,6 +10,7 @@ from otel_connect.enrich.processes import Lookups, Processes, Shown
 from otel_connect.enrich.procfs import arguments, executable, sees_host_processes, surroundings, user_name
 from otel_connect.model import About, Process, Surroundings, Told
 from tests.support.cgroups import own_cgroups
+from tests.support.collector import await_until
 from tests.support.events import make_event
 
 
@@ -289,3 +290,21 @@ def test_the_namespace_of_processes(tmp_path: Path) -> None:
     (tmp_path / "self/ns/pid").symlink_to("pid:[4026532999]")
     assert not sees_host_processes(tmp_path)
     assert not sees_host_processes(tmp_path / "nothing")
+
+
+def test_who_may_not_read_an_environment_learns_the_cgroup_all_the_same() -> None:
+    with subprocess.Popen(["sleep", "60"], env={"OTEL_SERVICE_NAME": "shop"}) as child:
+        try:
+            start = start_boot_ns(child.pid)
+            await_until(lambda: (around := surroundings(child.pid, start)) is not None and around.environment)
+            whole = surroundings(child.pid, start)
+            os.seteuid(65534)
+            try:
+                around = surroundings(child.pid, start)
+            finally:
+                os.seteuid(0)
+        finally:
+            child.kill()
+    assert whole is not None
+    assert whole.environment == (("OTEL_SERVICE_NAME", "shop"),)
+    assert around == whole._replace(environment=())
