@@ -132,6 +132,25 @@ def validate(file: Path | None) -> None:
 
 @commands.command()
 @_CONFIG
+def doctor(file: Path | None) -> None:
+    """Look at what `run` needs of this machine, load the probes for a moment, and say what records would lack."""
+    from otel_connect.capture.doctor import examine  # noqa: PLC0415 - the other commands start without it
+    from otel_connect.capture.kernel import KernelCapture  # noqa: PLC0415
+
+    configuration = _configuration(file, {})
+
+    def attach() -> None:
+        with KernelCapture(configuration.capture, os.getpid()):
+            """Give them back at once."""
+
+    findings = examine(configuration.enrich, attach)
+    for finding in findings:
+        click.echo(finding)
+    raise click.exceptions.Exit(next((finding.exit_code for finding in findings if finding.exit_code), 0))
+
+
+@commands.command()
+@_CONFIG
 def health(file: Path | None) -> None:
     """Ask a running agent whether it is alive, where its configuration says that it listens; exit code 0 or 1."""
     configuration = _configuration(file, {})

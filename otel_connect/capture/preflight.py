@@ -20,7 +20,7 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 1 << 21, 1 << 38, 1 << 39
 
 def check() -> None:
     """Raise ProbeError or NotPermittedError for the first thing that is missing."""
-    check_capabilities(_effective_capabilities())
+    check_capabilities(effective_capabilities())
     check_lockdown(LOCKDOWN)
     check_tracefs(TRACEFS)
     check_bpf(USER_NAMESPACE)
@@ -105,7 +105,8 @@ def read_btf(path: Path = BTF) -> bytes:
         ) from error
 
 
-def _effective_capabilities() -> int:
+def effective_capabilities() -> int:
+    """Return the mask of this process's effective capabilities; raises ProbeError without /proc."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError as error:

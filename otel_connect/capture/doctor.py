@@ -1,0 +1,79 @@
+"""What this machine and this process have of what the agent needs, and what it does without; for people to read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from otel_connect.capture import preflight
+from otel_connect.config import EnrichConfig
+from otel_connect.errors import OtelConnectError
+
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    subject: str
+    problem: str
+    """What is wrong and what to do, or what is missing without it; empty when all is well."""
+    exit_code: int
+    """What ``run`` would end with for it; 0 when it goes on."""
+
+    def __str__(self) -> str:
+        """Write it as a line: ``ok``, ``without`` or ``WRONG``, and why."""
+        state = "WRONG" if self.exit_code else "without" if self.problem else "ok"
+        return f"{state:8}{self.subject}{': ' if self.problem else ''}{self.problem}"
+
+
+def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]:
+    """Look at everything in turn; ``attach`` loads the probes and gives them back, or raises ProbeError."""
+    steps: Sequence[tuple[str, Callable[[], object]]] = (
+        ("capabilities", lambda: preflight.check_capabilities(preflight.effective_capabilities())),
+        ("lockdown", lambda: preflight.check_lockdown(preflight.LOCKDOWN)),
+        ("tracefs", lambda: preflight.check_tracefs(preflight.TRACEFS)),
+        ("bpf()", lambda: preflight.check_bpf(preflight.USER_NAMESPACE)),
+        ("type information (BTF)", preflight.read_btf),
+    )
+    found = [_tried(subject, step) for subject, step in steps]
+    if not any(finding.exit_code for finding in found):
+        found.append(_tried("probes compile, load and attach", attach))
+    return [*found, *optional(config, preflight.effective_capabilities())]
+
+
+def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
+    """Say what is missing on records for want of a capability in a mask of effective ones, or because it is off."""
+    lacks = {name for name, number in _CAPABILITIES.items() if not effective >> number & 1}
+    yield _without(
+        "processes of other users",
+        "CAP_SYS_PTRACE" in lacks,
+        "no CAP_SYS_PTRACE, so no OpenTelemetry context that they publish, and nothing that the kernel could not tell",
+    )
+    if not config.names:
+        yield Finding("names of peers", "switched off by enrich.names", 0)
+    elif "CAP_NET_RAW" in lacks:
+        yield Finding("names of peers", "no CAP_NET_RAW, so none from DNS", 0)
+    else:
+        yield _without(
+            "names of peers",
+            bool(lacks & {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"}),
+            "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace",
+        )
+    if config.conntrack:
+        missing = "CAP_NET_ADMIN" in lacks
+        yield Finding(
+            "translated addresses",
+            "CAP_NET_ADMIN is missing; grant it, or leave out enrich.conntrack" if missing else "",
+            77 if missing else 0,
+        )
+
+
+def _tried(subject: str, step: Callable[[], object]) -> Finding:
+    try:
+        step()
+    except OtelConnectError as error:
+        return Finding(subject, str(error), error.exit_code)
+    return Finding(subject, "", 0)
+
+
+def _without(subject: str, missing: bool, problem: str) -> Finding:  # noqa: FBT001 - what was found, not a switch
+    return Finding(subject, problem if missing else "", 0)
