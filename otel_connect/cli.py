@@ -174,7 +174,7 @@ def main() -> NoReturn:
     _mend_streams()
     start_log("text")
     try:
-        commands.main(standalone_mode=False)
+        code = commands.main(standalone_mode=False)  # of a command that ends with one: click hands it back
         sys.stdout.flush()
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
@@ -193,7 +193,7 @@ def main() -> NoReturn:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         _refuse(f"internal error: {type(error).__name__}: {error} ({place}); please report this", 70)
-    _end(0)
+    _end(code or 0)
 
 
 def _refuse(message: str, exit_code: int) -> NoReturn:
