@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from otel_connect.capture import preflight
+from otel_connect.capture.privileges import CAPABILITIES
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import OtelConnectError
-
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
 
 
 class Finding(NamedTuple):
@@ -42,7 +41,7 @@ def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
     """Say what is missing on records for want of a capability in a mask of effective ones, or because it is off."""
-    lacks = {name for name, number in _CAPABILITIES.items() if not effective >> number & 1}
+    lacks = {name for name, number in CAPABILITIES.items() if not effective >> number & 1}
     yield _without(
         "processes of other users",
         "CAP_SYS_PTRACE" in lacks,
