@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Prints the path of a ready Go program of the tests, building it on first use; progress goes to stderr.
-#   go_program.sh RECIPE NAME PACKAGE
-# RECIPE is the folder of its module (go.mod, go.sum), NAME what the program is called, PACKAGE what is built.
+#   go_program.sh RECIPE NAME PACKAGE VARIABLE
+# RECIPE is the folder of its module (go.mod, go.sum), NAME what the program is called, PACKAGE what is built. If the
+# environment has VARIABLE, it names a binary to use instead.
 set -euo pipefail
 shopt -s inherit_errexit
 
-recipe=$(cd "${1:?usage: go_program.sh RECIPE NAME PACKAGE}" && pwd)
-name=$2 package=$3
+recipe=$(cd "${1:?usage: go_program.sh RECIPE NAME PACKAGE VARIABLE}" && pwd)
+name=$2 package=$3 variable=$4
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/otel-connect
 
 say() { printf '%s\n' "$*" >&2; }
@@ -39,6 +40,16 @@ build() {
     mkdir -p "$target"
     mv "$scratch/$name" "$target/$name"
 }
+
+named=${!variable:-}
+if [[ -n $named ]]; then
+    [[ -f $named && -x $named ]] || {
+        say "build.sh: $variable names no executable: $named"
+        exit 1
+    }
+    printf '%s\n' "$named"
+    exit
+fi
 
 mkdir -p "$cache"
 hash=$(cd "$recipe" && cat -- *.go go.mod go.sum | sha256sum | cut -c1-16)

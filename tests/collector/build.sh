@@ -5,13 +5,4 @@
 set -euo pipefail
 
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-if [[ -n ${OTEL_CONNECT_COLLECTOR:-} ]]; then
-    [[ -f $OTEL_CONNECT_COLLECTOR && -x $OTEL_CONNECT_COLLECTOR ]] || {
-        printf '%s\n' "build.sh: OTEL_CONNECT_COLLECTOR names no executable: $OTEL_CONNECT_COLLECTOR" >&2
-        exit 1
-    }
-    printf '%s\n' "$OTEL_CONNECT_COLLECTOR"
-    exit
-fi
-exec "$recipe/../go_program.sh" "$recipe" otelcol .
+exec "$recipe/../go_program.sh" "$recipe" otelcol . OTEL_CONNECT_COLLECTOR

@@ -4,13 +4,4 @@
 set -euo pipefail
 
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-if [[ -n ${OTEL_CONNECT_HELM:-} ]]; then
-    [[ -f $OTEL_CONNECT_HELM && -x $OTEL_CONNECT_HELM ]] || {
-        printf '%s\n' "build.sh: OTEL_CONNECT_HELM names no executable: $OTEL_CONNECT_HELM" >&2
-        exit 1
-    }
-    printf '%s\n' "$OTEL_CONNECT_HELM"
-    exit
-fi
-exec "$recipe/../go_program.sh" "$recipe" helm helm.sh/helm/v3/cmd/helm
+exec "$recipe/../go_program.sh" "$recipe" helm helm.sh/helm/v3/cmd/helm OTEL_CONNECT_HELM

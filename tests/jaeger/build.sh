@@ -4,13 +4,4 @@
 set -euo pipefail
 
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-if [[ -n ${OTEL_CONNECT_JAEGER:-} ]]; then
-    [[ -f $OTEL_CONNECT_JAEGER && -x $OTEL_CONNECT_JAEGER ]] || {
-        printf '%s\n' "build.sh: OTEL_CONNECT_JAEGER names no executable: $OTEL_CONNECT_JAEGER" >&2
-        exit 1
-    }
-    printf '%s\n' "$OTEL_CONNECT_JAEGER"
-    exit
-fi
-exec "$recipe/../go_program.sh" "$recipe" jaeger github.com/jaegertracing/jaeger/cmd/all-in-one
+exec "$recipe/../go_program.sh" "$recipe" jaeger github.com/jaegertracing/jaeger/cmd/all-in-one OTEL_CONNECT_JAEGER
