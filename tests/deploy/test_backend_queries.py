@@ -5,7 +5,6 @@ Each must find what was made for it: an empty answer fails.
 
 import urllib.parse
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from tests.support.collector import Collector
 from tests.support.jaeger import Jaeger
 from tests.support.peer import Answer, Behaviour
 from tests.support.queries import Query, preamble, queries, questions
-from tests.support.runtimes import PYTHON, available
+from tests.support.runtimes import PYTHON
 
 pytestmark = pytest.mark.timeout(1500)  # the first use of the backends builds them
 
@@ -53,16 +52,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         )
         with collector, Bench() as bench:
             refusing = bench.scripted(Family.IPV4, Behaviour(Answer.REFUSE, delay=0.02))
-            plans = {
-                "curl": [refusing],
-                "python": [
-                    bench.scripted(Family.IPV4, Behaviour(Answer.SILENT)),
-                    bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, delay=0.02)),
-                ],
-                "perl": [bench.error_route(Family.IPV4, "prohibit")],
-            }
+            plans = [
+                ("curl", refusing, 0),
+                ("python", bench.scripted(Family.IPV4, Behaviour(Answer.SILENT)), 0),
+                ("python", bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, delay=0.02)), 0),
+                ("perl", bench.error_route(Family.IPV4, "prohibit"), 0),
+            ]
             with RunningAgent(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint}):
-                pids = _make_attempts(bench, plans)
+                pids = {run.pid for run in bench.run_together(plans, attempts=ATTEMPTS)}
                 made = ATTEMPTS * len(pids)
 
                 def arrived() -> int:
@@ -70,14 +67,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
                 collector.await_until(lambda: arrived() == made, 30)
             yield Filled(collector.file, jaeger, refusing)
-
-
-def _make_attempts(bench: Bench, plans: dict[str, list[Target]]) -> set[int]:
-    runtimes = {runtime.name: runtime for runtime in available()}
-    work = [(runtimes[program], target) for program, targets in plans.items() for target in targets]
-    with ThreadPoolExecutor(len(work)) as pool:
-        runs = pool.map(lambda one: bench.run_runtime(*one, attempts=ATTEMPTS, timeout_ms=0), work)
-        return {run.pid for run in runs}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,7 +1,6 @@
 """Seen in Jaeger: real programs → agent → collector → a real Jaeger, asked by its query API."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from tests.support.bench import Bench, Family, Target
 from tests.support.collector import Collector
 from tests.support.jaeger import Found, Jaeger
 from tests.support.peer import Answer, Behaviour
-from tests.support.runtimes import Runtime, available
 
 pytestmark = pytest.mark.timeout(1500)  # the first use of Jaeger and the collector builds them
 
@@ -44,14 +42,9 @@ def target(bench: Bench, outcome: str) -> Target:
 
 def make_attempts(bench: Bench) -> dict[str, int]:
     """Let each program make its attempts; returns the pids."""
-    runtimes = {runtime.name: runtime for runtime in available()}
-
-    def run(program: str) -> int:
-        runtime: Runtime = runtimes[program]
-        return bench.run_runtime(runtime, target(bench, OUTCOMES[program]), attempts=ATTEMPTS, timeout_ms=0).pid
-
-    with ThreadPoolExecutor(len(OUTCOMES)) as pool:
-        return dict(zip(OUTCOMES, pool.map(run, OUTCOMES), strict=True))
+    plans = [(program, target(bench, outcome), 0) for program, outcome in OUTCOMES.items()]
+    runs = bench.run_together(plans, attempts=ATTEMPTS)
+    return {program: run.pid for program, run in zip(OUTCOMES, runs, strict=True)}
 
 
 @pytest.fixture(scope="module")

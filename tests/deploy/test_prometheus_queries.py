@@ -4,8 +4,7 @@ Each must find something: a panel that stays empty and a series that is not know
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from tests.support.collector import Collector, await_until
 from tests.support.peer import Answer, Behaviour
 from tests.support.prometheus import Monitoring
 from tests.support.queries import Query, queries
-from tests.support.runtimes import available
 
 pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
 
@@ -66,17 +64,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         ]
         with RunningAgent("--config", str(settings), environment=environment), monitoring:
             for least in (1, 2):  # what has increased has to be seen before and after
-                _make_attempts(bench, plans)
+                bench.run_together(plans, attempts=1)
                 collector.await_until(partial(_seen, monitoring, least), 30)
             yield Filled(monitoring, refusing)
-
-
-def _make_attempts(bench: Bench, plans: Sequence[tuple[str, Target, int]]) -> None:
-    """Let programs make an attempt each: which, to where, and for how long at the most, in milliseconds."""
-    runtimes = {runtime.name: runtime for runtime in available()}
-    with ThreadPoolExecutor(len(plans)) as pool:
-        work = [(runtimes[name], target, timeout) for name, target, timeout in plans]
-        list(pool.map(lambda one: bench.run_runtime(one[0], one[1], attempts=1, timeout_ms=one[2]), work))
 
 
 def _seen(monitoring: Monitoring, least: int) -> bool:

@@ -11,6 +11,7 @@ loopback                  a listener and a closed port of each family
 
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from enum import Enum
 from itertools import count
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tests.support.network import Listener, NetworkNamespace, closed_port
 from tests.support.oracle import ObservedAttempt, Trace, attempts
 from tests.support.peer import PEER, Answer, Behaviour, ScriptedPeer
-from tests.support.runtimes import PYTHON, Report, Runtime, read_reports
+from tests.support.runtimes import PYTHON, Report, Runtime, available, read_reports
 
 if TYPE_CHECKING:
     import subprocess
@@ -180,6 +181,17 @@ class Bench:
             syns=self.peer.syn_count(target.port) - before if scripted else None,
             observed=observed,
         )
+
+    def run_together(self, plans: Sequence[tuple[str, Target, int]], *, attempts: int) -> list[Run]:
+        """Run programs at one time: each the name of its runtime, its target, and its ``timeout_ms``."""
+        runtimes = {runtime.name: runtime for runtime in available()}
+
+        def run(plan: tuple[str, Target, int]) -> Run:
+            name, target, timeout_ms = plan
+            return self.run_runtime(runtimes[name], target, attempts=attempts, timeout_ms=timeout_ms)
+
+        with ThreadPoolExecutor(len(plans)) as pool:
+            return list(pool.map(run, plans))
 
     def _finish(self, process: "subprocess.Popen[str]", target: Target, *, kill_on_syn: bool) -> str:
         """Wait for a client's end and return its stdout; whatever goes wrong, it has ended afterwards."""
