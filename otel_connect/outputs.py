@@ -151,7 +151,7 @@ class Telemetry:
         self._events: Counter[str] = Counter()
         self._resource = resource_message(resource)
         self._workloads = WorkloadResources(resource)
-        self._metrics = AttemptMetrics(resource, figures=lambda: Figures(self._state, self.outlet(self._state)))
+        self._metrics = AttemptMetrics(self._workloads, figures=lambda: Figures(self._state, self.outlet(self._state)))
         self._repeats = Repeats(configuration.encode)
         self._batch: list[Attempt] = []
         self._next_flush = self._next_metrics = 0.0

@@ -24,7 +24,7 @@ from otel_connect.encode.cardinality import AttributeSets, Limits, Moment, Serie
 from otel_connect.encode.durations import Durations, ExplicitDurations, ExponentialDurations, Sample
 from otel_connect.encode.points import CountedHistogram, mend_starts
 from otel_connect.encode.preferences import AggregationTemporality, histogram_kind, temporality
-from otel_connect.encode.resource import Resource, WorkloadResources
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.encode.spans import SpanContext
 from otel_connect.figures import NO_FIGURES, Distribution, Figures, Kind, SelfMetric
@@ -52,7 +52,7 @@ class AttemptMetrics:
 
     def __init__(
         self,
-        resource: Resource,
+        resources: WorkloadResources,
         *,
         figures: Callable[[], Figures],
         limits: Limits = _LIMITS,
@@ -63,11 +63,11 @@ class AttemptMetrics:
         kinds: tuple[Callable[[], Durations], Callable[[], Durations]] = ExplicitDurations, ExponentialDurations
         self._new_durations = histogram_kind(environ, *kinds)
         self._reader = InMemoryMetricReader(preferred_temporality=preferred)
-        provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
+        provider = MeterProvider([self._reader], resources.agent, shutdown_on_exit=False)
         self._sets = AttributeSets(limits)
         self._delta = preferred[Counter] is AggregationTemporality.DELTA
         self._points = AttemptPoints(
-            WorkloadResources(resource), delta=self._delta, exponential=self._new_durations is ExponentialDurations
+            resources, delta=self._delta, exponential=self._new_durations is ExponentialDurations
         )
         self.expire_s = 3600
         """How long a set that does not change is still sent, with cumulative temporality."""

@@ -117,6 +117,8 @@ class WorkloadResources:
     """
 
     def __init__(self, agent: Resource, remembered: int = 4096) -> None:
+        self.agent = agent
+        """The agent's own."""
         of_agent = {key: str(value) for key, value in agent.attributes.items()}
         self._facts = {key: value for key, value in of_agent.items() if key.startswith(_OF_THE_HOST)}
         self._defaults = {key: value for key, value in of_agent.items() if key.startswith(_UNLESS_PUBLISHED)}

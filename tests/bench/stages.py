@@ -79,7 +79,7 @@ class _Encode:
         self._config = EncodeConfig()
         self._resources = WorkloadResources(resource)
         self._selection = SpanSelection(self._config)
-        self._metrics = AttemptMetrics(resource, figures=lambda: NO_FIGURES)
+        self._metrics = AttemptMetrics(self._resources, figures=lambda: NO_FIGURES)
 
     def run(self, attempts: list[Attempt]) -> None:
         laps = self._laps

@@ -63,7 +63,7 @@ def every_throttle() -> list[ThrottleEvent]:
 
 
 def emitted_metrics() -> dict[str, Metric]:
-    metrics = AttemptMetrics(Resource({}), figures=lambda: FIGURES, environ={})
+    metrics = AttemptMetrics(WorkloadResources(Resource({})), figures=lambda: FIGURES, environ={})
     metrics.record(every_kind_of_attempt())
     (request,) = metrics.collect()
     message = ExportMetricsServiceRequest.FromString(request.body)

@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_connect.config import EncodeConfig, EnrichConfig, Layer, build
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.metrics import AttemptMetrics
+from otel_connect.encode.resource import WorkloadResources
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.masks import Masks, hash_mask, prefix_mask
@@ -82,7 +83,7 @@ def test_names_are_found_by_whole_addresses() -> None:
 
 
 def _everything(attempt: Any) -> bytes:
-    metrics = AttemptMetrics(Resource({}), figures=lambda: NO_FIGURES, environ={})
+    metrics = AttemptMetrics(WorkloadResources(Resource({})), figures=lambda: NO_FIGURES, environ={})
     encoder = Encoder(EncodeConfig(span_name="peer"), RESOURCES, metrics)
     return b"".join(request.body for request in (*encoder.encode([attempt]).requests, *metrics.collect()))
 

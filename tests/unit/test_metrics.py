@@ -28,7 +28,7 @@ from otel_connect.figures import Account, Distribution, Figures
 from otel_connect.model import Attempt, Detail, Outcome, ServerName, Signal, Tallied
 from tests.support.events import attempts, make_attempt
 from tests.support.figures import BALANCE, FIGURES, make_figures
-from tests.support.otlp import AGENT, RESOURCES, SCHEMA_URL, SCOPE, by_resource, key_values
+from tests.support.otlp import RESOURCES, SCHEMA_URL, SCOPE, by_resource, key_values
 
 BOUNDARIES = [
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -56,7 +56,7 @@ class Clocks:
 
 def make_metrics(environ: Mapping[str, str] | None = None, limits: Limits | None = None) -> AttemptMetrics:
     return AttemptMetrics(
-        AGENT,
+        RESOURCES,
         figures=lambda: FIGURES,
         limits=limits or Limits(),
         environ=environ or {},
@@ -66,7 +66,7 @@ def make_metrics(environ: Mapping[str, str] | None = None, limits: Limits | None
 def with_clocks(environ: Mapping[str, str] | None = None) -> tuple[AttemptMetrics, Clocks]:
     """Make metrics whose clocks the test moves; only those of attempts, which the SDK has no part in, follow them."""
     clocks = Clocks()
-    return AttemptMetrics(AGENT, figures=lambda: FIGURES, environ=environ or {}, clock=clocks), clocks
+    return AttemptMetrics(RESOURCES, figures=lambda: FIGURES, environ=environ or {}, clock=clocks), clocks
 
 
 def resources(metrics: AttemptMetrics) -> list[ResourceMetrics]:
@@ -244,7 +244,7 @@ def test_figures_of_one_request_are_of_one_moment() -> None:
         accounts = {Signal.LOGS: Account(n, 0, n, 0, {})}
         return make_figures(accounts=accounts, balance=BALANCE._replace(seen=n, probe_missed=n))
 
-    metrics = AttemptMetrics(AGENT, figures=figures, environ={})
+    metrics = AttemptMetrics(RESOURCES, figures=figures, environ={})
     for _ in range(2):
         found = collect(metrics)
         names = ("attempts.seen", "attempts.exported", "probe.missed")
@@ -255,7 +255,7 @@ def test_what_was_counted_elsewhere_is_a_histogram_of_the_same_request() -> None
     for temporality, expected in (("cumulative", ([3, 2, 1], [3, 4, 1])), ("delta", ([3, 2, 1], [0, 2, 0]))):
         grown = iter([(3, 2, 1), (3, 4, 1), (3, 4, 1)])
         metrics = AttemptMetrics(
-            AGENT,
+            RESOURCES,
             figures=lambda: make_figures(delays={Signal.LOGS: Distribution((0.1, 1.0), next(grown), 4.5)}),  # noqa: B023
             environ={TEMPORALITY: temporality},
         )
