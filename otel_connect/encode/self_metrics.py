@@ -13,7 +13,7 @@ REASON = "otel_connect.reason"
 HOOK = "otel_connect.hook"
 MAP = "otel_connect.map"
 LOOKUP = "otel_connect.lookup"
-EVENT = "otel_connect.event"
+EVENT = "otel_connect.event.name"
 VERSION = "otel_connect.agent.version"
 PYTHON_VERSION = "otel_connect.agent.python.version"
 
