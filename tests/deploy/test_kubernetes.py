@@ -47,6 +47,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"from": [{"namespaceSelector": {}}]},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     },
+    "translated": {"conntrack": True},
     "least": {
         "ptrace": False,
         "spool": {"hostPath": ""},
@@ -68,6 +69,11 @@ def container(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
     [found] = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
     assert isinstance(found, dict)
     return found
+
+
+def settings(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the agent's configuration file."""
+    return tomllib.loads(objects["ConfigMap"]["data"]["otel-connect.toml"])
 
 
 def validate(objects: list[dict[str, Any]]) -> None:
@@ -139,10 +145,14 @@ def test_it_has_the_privileges_that_the_image_needs_and_no_more() -> None:
     assert container(rendered(VALUES["least"]))["securityContext"]["capabilities"]["add"] == ["BPF", "PERFMON"]
     with_names = container(rendered(VALUES["everything"]))["securityContext"]["capabilities"]["add"]
     assert with_names == ["BPF", "PERFMON", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"]
-    assert tomllib.loads(objects["ConfigMap"]["data"]["otel-connect.toml"]) == {"enrich": {"names": False}}
+    assert settings(objects) == {"enrich": {"names": False, "conntrack": False}}
     pod = objects["DaemonSet"]["spec"]["template"]["spec"]
     assert (pod["hostPID"], pod["automountServiceAccountToken"]) == (True, False)
     assert not {"hostNetwork", "hostIPC"} & pod.keys()
+    translated = rendered(VALUES["translated"])
+    assert container(translated)["securityContext"]["capabilities"]["add"][-1] == "NET_ADMIN"
+    assert translated["DaemonSet"]["spec"]["template"]["spec"]["hostNetwork"] is True
+    assert settings(translated) == {"enrich": {"names": False, "conntrack": True}}
     writable = {each["name"] for each in container(objects)["volumeMounts"] if not each.get("readOnly")}
     assert writable == {"spool", "tmp"}
 
@@ -160,14 +170,14 @@ def test_the_profile_that_it_installs_is_the_one_of_the_image() -> None:
 
 def test_the_agent_takes_what_it_is_given(tmp_path: Path) -> None:
     objects = rendered(VALUES["everything"])
-    settings = tmp_path / "otel-connect.toml"
-    settings.write_text(objects["ConfigMap"]["data"]["otel-connect.toml"], encoding="utf-8")
-    assert file_layer(settings).values == {"encode.span_successes_per_second": 5}
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(objects["ConfigMap"]["data"]["otel-connect.toml"], encoding="utf-8")
+    assert file_layer(file).values == {"encode.span_successes_per_second": 5}
     given = container(objects)
     variables = {each["name"]: each["value"] for each in given["env"] if "value" in each}
     agent = PROJECT / ".venv/bin/otel-connect"
     checked = subprocess.run(
-        [agent, "validate", "--config", settings], env=variables, capture_output=True, text=True, check=False
+        [agent, "validate", "--config", file], env=variables, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
     assert "logs: grpc to gateway.example:4317" in checked.stdout.replace("https://", "")
