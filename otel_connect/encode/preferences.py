@@ -28,7 +28,7 @@ __all__ = ["AggregationTemporality", "histogram_kind", "temporality"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def temporality(environ: Mapping[str, str]) -> dict[type, AggregationTemporality]:
@@ -62,5 +62,5 @@ def _choice(environ: Mapping[str, str], variable: str, choices: Mapping[str, obj
     value = environ.get(variable, "").strip().lower() or default
     if value in choices:
         return value
-    _logger.warning("%s: %r is none of %s; %s is used", variable, value, ", ".join(choices), default)
+    _log.warning("%s: %r is none of %s; %s is used", variable, value, ", ".join(choices), default)
     return default
