@@ -227,7 +227,7 @@ class Telemetry:
             _log.info("%s", _ledger_line(signal, accounts[signal]))
         if state.balance.probe_missed:
             _log.info(
-                "probes skipped by the kernel at most %d times: see docs/operations.md", state.balance.probe_missed
+                "probes skipped by the kernel at most %d times: see docs/troubleshooting.md", state.balance.probe_missed
             )
 
     def _configure(self, configuration: Configuration) -> None:

@@ -81,7 +81,7 @@ def check_bpf(user_namespace: Path) -> None:
                 "there is no bpf() here: use a kernel with CONFIG_BPF_SYSCALL"
                 " (in a container, a seccomp profile can say so too)"
             ) from error
-        raise ProbeError(f"bpf() failed ({error.strerror}); see docs/operations.md") from error
+        raise ProbeError(f"bpf() failed ({error.strerror}); see docs/troubleshooting.md") from error
     if not permitted and not _maps_everyone(user_namespace):
         raise NotPermittedError(
             "this is a user namespace (a rootless container?), whose capabilities do not reach the host's kernel;"

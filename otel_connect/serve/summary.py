@@ -150,7 +150,7 @@ def _balance(balance: Balance) -> list[str]:
     rows = [[f"  {reason}", str(count)] for reason, count in by_count if count]
     lines = [line, *(["lost, by reason", *_align(rows, right=(1,))] if rows else [])]
     if balance.probe_missed:
-        lines.append(f"probes skipped by the kernel at most {balance.probe_missed} times: see docs/operations.md")
+        lines.append(f"probes skipped by the kernel at most {balance.probe_missed} times: see docs/troubleshooting.md")
     return lines
 
 

@@ -174,7 +174,7 @@ def test_skipped_probes_are_said_beside_the_balance() -> None:
     lines = render(summed(make_attempt()), Balance(1, 1, 0, 0, {}, probe_missed=3))
     assert lines[-2:] == [
         "seen 1 = shown 1 + in progress 0 + lost 0",
-        "probes skipped by the kernel at most 3 times: see docs/operations.md",
+        "probes skipped by the kernel at most 3 times: see docs/troubleshooting.md",
     ]
 
 
