@@ -5,9 +5,8 @@
     OtelConnectError            70  a fault of the agent itself
     ├── ConfigError              2  the operator: an option, a file or a variable is wrong
     │   └── SpoolInUseError      2  the operator: another process holds the spool directory
-    ├── ProbeError              78  the kernel or its bindings: something the capture needs is absent
-    │   └── NotPermittedError   77  the operator: a privilege is missing
-    └── ExportError             70  the backend, or the way to it
+    └── ProbeError              78  the kernel or its bindings: something the capture needs is absent
+        └── NotPermittedError   77  the operator: a privilege is missing
 
 Each message is one line that names the cause and the remedy. Exceptions of other libraries are
 translated where they enter; a lost or undecodable event is counted, never raised.
@@ -46,7 +45,3 @@ class NotPermittedError(ProbeError):
     """The kernel refused for want of a privilege."""
 
     exit_code = 77
-
-
-class ExportError(OtelConnectError):
-    """A backend cannot be spoken to at all, whatever is sent."""
