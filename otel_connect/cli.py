@@ -59,7 +59,11 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="What each message means, and what to do: docs/troubleshooting.md",
+)
 def commands() -> None:
     """Watch every TCP connect attempt of this host; send each as OpenTelemetry log, metrics and span."""
 
