@@ -8,8 +8,8 @@
     └── ProbeError              78  the kernel or its bindings: something the capture needs is absent
         └── NotPermittedError   77  the operator: a privilege is missing
 
-Each message is one line that names the cause and the remedy. Exceptions of other libraries are
-translated where they enter; a lost or undecodable event is counted, never raised.
+Each message is one line that names the cause and the remedy, and docs/troubleshooting.md has it. Exceptions of
+other libraries are translated where they enter; a lost or undecodable event is counted, never raised.
 """
 
 from collections.abc import Sequence
