@@ -178,6 +178,21 @@ def test_what_the_image_says_of_itself(image: str) -> None:
     assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
+def test_its_size_and_what_most_of_it_is_are_as_documented(image: str, container: list[str]) -> None:
+    script = "cat /usr/lib/x86_64-linux-gnu/lib{LLVM,clang-cpp,z3}.so.*[0-9] | wc --bytes"
+    told = subprocess.run(
+        [*container, "--entrypoint=bash", image, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    (described,) = json.loads(podman("image", "inspect", image).stdout)
+    section = DOCUMENTATION.read_text(encoding="utf-8").split("## What is inside")[1]
+    whole = re.search(r"^(\d+) MB, compressed", section, re.MULTILINE)
+    parts = [int(row) for row in re.findall(r"^\| .+ \| (\d+) \|", section, re.MULTILINE)]
+    assert whole is not None
+    assert int(whole[1]) == sum(parts)
+    assert described["Size"] / 1e6 == pytest.approx(sum(parts), rel=0.1)
+    assert int(told.stdout) / 1e6 == pytest.approx(parts[0], rel=0.1)
+
+
 def test_the_image_holds_nothing_that_only_builds(image: str, container: list[str], options: list[str]) -> None:
     script = (
         "otel-connect version; command -v pip pip3 cc gcc clang ld;"
