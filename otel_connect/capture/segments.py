@@ -6,6 +6,7 @@ outgoing ones are often left to the device, and what arrives damaged is not used
 
 import struct
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
+from typing import NamedTuple
 
 from otel_connect.capture.layout import address_text
 from otel_connect.model import Segment
@@ -18,6 +19,18 @@ _FRAGMENT = 0x3FFF  # more fragments, or an offset
 _FIN, _SYN, _RST = 1, 2, 4
 
 
+class _Header(NamedTuple):
+    """What a header of UDP or TCP says of its packet, whose payload goes from ``start`` to ``end``."""
+
+    source_port: int
+    destination_port: int
+    start: int
+    end: int
+    whole: bool
+    sequence: int = 0
+    flags: int = 0
+
+
 def decode_segment(packet: bytes, netns: int, at_unix_ns: int, *, outgoing: bool) -> Segment | None:
     """Decode one packet that begins with its IP header; ``None`` unless it has a header of UDP or TCP."""
     try:
@@ -28,52 +41,42 @@ def decode_segment(packet: bytes, netns: int, at_unix_ns: int, *, outgoing: bool
             length, protocol, source, destination = _V6.unpack_from(packet)
             family, start, fragment = AF_INET6, _V6.size, 0
             length += start
-        whole = length <= len(packet) and not fragment & _FRAGMENT
-        places = _text(family, source), _text(family, destination)
         body = packet[start:length]
-        if protocol == IPPROTO_UDP:
-            return _udp(body, netns, at_unix_ns, places, outgoing=outgoing, whole=whole)
-        if protocol == IPPROTO_TCP:
-            return _tcp(body, netns, at_unix_ns, places, outgoing=outgoing, whole=whole)
+        read = _HEADERS.get(protocol)
+        header = None if read is None else read(body)
     except (IndexError, struct.error):
-        pass
-    return None
-
-
-def _udp(body: bytes, netns: int, at: int, places: tuple[str, str], *, outgoing: bool, whole: bool) -> Segment:
-    source_port, port, length = _UDP.unpack_from(body)
+        return None
+    if header is None:
+        return None
     return Segment(
         netns,
-        at,
+        at_unix_ns,
         outgoing,
-        tcp=False,
-        source=places[0],
-        source_port=source_port,
-        destination=places[1],
-        destination_port=port,
-        payload=body[_UDP.size : length],
-        whole=whole and _UDP.size <= length <= len(body),
+        tcp=protocol == IPPROTO_TCP,
+        source=_text(family, source),
+        source_port=header.source_port,
+        destination=_text(family, destination),
+        destination_port=header.destination_port,
+        payload=body[header.start : header.end],
+        sequence=header.sequence,
+        syn=bool(header.flags & _SYN),
+        over=bool(header.flags & (_FIN | _RST)),
+        whole=header.whole and length <= len(packet) and not fragment & _FRAGMENT,
     )
 
 
-def _tcp(body: bytes, netns: int, at: int, places: tuple[str, str], *, outgoing: bool, whole: bool) -> Segment:
-    source_port, port, sequence, offset, flags = _TCP.unpack_from(body)
-    start = (offset >> 4) * 4
-    return Segment(
-        netns,
-        at,
-        outgoing,
-        tcp=True,
-        source=places[0],
-        source_port=source_port,
-        destination=places[1],
-        destination_port=port,
-        payload=body[start:],
-        sequence=sequence,
-        syn=bool(flags & _SYN),
-        over=bool(flags & (_FIN | _RST)),
-        whole=whole and _TCP.size <= start <= len(body),
-    )
+def _udp(body: bytes) -> _Header:
+    source_port, destination_port, end = _UDP.unpack_from(body)
+    return _Header(source_port, destination_port, _UDP.size, end, _UDP.size <= end <= len(body))
+
+
+def _tcp(body: bytes) -> _Header:
+    source_port, destination_port, sequence, offset, flags = _TCP.unpack_from(body)
+    start, end = (offset >> 4) * 4, len(body)
+    return _Header(source_port, destination_port, start, end, _TCP.size <= start <= end, sequence, flags)
+
+
+_HEADERS = {IPPROTO_UDP: _udp, IPPROTO_TCP: _tcp}
 
 
 def _text(family: int, raw: bytes) -> str:
