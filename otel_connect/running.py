@@ -17,7 +17,7 @@ from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
-from otel_connect.enrich.processes import Lookups, Processes, Shown
+from otel_connect.enrich.processes import Lookups, Processes, Shown, unknown
 from otel_connect.enrich.procfs import arguments, executable, surroundings, user_name
 from otel_connect.enrich.workloads import Workloads, no_pod
 from otel_connect.errors import ConfigError
@@ -177,25 +177,24 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
     pods = _pods(config)
     pod = no_pod if pods is None else pods.of
-    if host_processes:
-        processes = Processes(Lookups(executable, surroundings, arguments), user, remembered, shown)
-        workloads = Workloads(process_context if config.process_context else _nothing, remembered, pod)
-    else:
-        processes, workloads = Processes(Lookups(), user, remembered, shown), Workloads(_nothing, remembered, pod)
-    hosts = Hosts(read_hosts if host_processes else _nothing, time.monotonic_ns)
-    names = Names(hosts) if config.names else None
-    peers = KnownPeers(config.known_peers)
-    return Enricher(processes, workloads, peers, masks=masks(config), names=names, backends=backends, pods=pods)
+    lookups = Lookups(executable, surroundings, arguments) if host_processes else Lookups()
+    context = process_context if host_processes and config.process_context else unknown
+    hosts = Hosts(read_hosts if host_processes else unknown, time.monotonic_ns)
+    return Enricher(
+        Processes(lookups, user, remembered, shown),
+        Workloads(context, remembered, pod),
+        KnownPeers(config.known_peers),
+        masks=masks(config),
+        names=Names(hosts) if config.names else None,
+        backends=backends,
+        pods=pods,
+    )
 
 
 def _pods(config: EnrichConfig) -> Pods | None:
     if config.kubelet_url is None:
         return None
     return Pods(KubeletClient(config.kubelet_url, config.kubelet_token_file, config.kubelet_certificate))
-
-
-def _nothing(_pid: int, _start_boot_ns: int) -> None:
-    """Answer nothing about a process."""
 
 
 def _nameless(_uid: int) -> None:

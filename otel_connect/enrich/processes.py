@@ -15,16 +15,16 @@ UserLookup = Callable[[int], str | None]
 _AROUND = (About.CGROUP, About.CGROUP_V1, About.ENVIRONMENT)
 
 
-def _unknown(_pid: int, _start_boot_ns: int) -> None:
-    """Answer nothing."""
+def unknown(_pid: int, _start_boot_ns: int) -> None:
+    """Answer nothing about a process: the look-up where nothing can be, or is to be, looked up."""
 
 
 class Lookups(NamedTuple):
     """Who is asked about a process, by pid and start time since boot, where the kernel did not tell."""
 
-    executable: ExecutableLookup = _unknown
-    surroundings: Callable[[int, int], Surroundings | None] = _unknown
-    arguments: Callable[[int, int], Sequence[str] | None] = _unknown
+    executable: ExecutableLookup = unknown
+    surroundings: Callable[[int, int], Surroundings | None] = unknown
+    arguments: Callable[[int, int], Sequence[str] | None] = unknown
 
 
 class Shown(NamedTuple):
