@@ -271,7 +271,7 @@ class Workload(NamedTuple):
     container_id: str | None = None
     pod_uid: str | None = None
     published: tuple[tuple[str, str], ...] = ()
-    """Further resource attributes, as the process or its orchestrator published them."""
+    """Further resource attributes, as the process or its orchestrator published them, without what is ours to say."""
 
 
 class ServerName(NamedTuple):

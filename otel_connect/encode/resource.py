@@ -50,9 +50,6 @@ _INSTANCE_NAMESPACE = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 _OF_THE_HOST = ("host.", "os.type", "cloud.", "k8s.node.", "k8s.cluster.", "telemetry.distro.")
 # The same, unless the workload knows better.
 _UNLESS_PUBLISHED = ("deployment.",)
-# Of published attributes, what is not said of a workload: each record says whose process it was, and another SDK
-# made what a program sends itself.
-_NOT_OF_WORKLOADS = ("process.", "telemetry.")
 
 # What ``uname -m`` says where the convention says something else.
 _ARCHITECTURES = {
@@ -136,8 +133,7 @@ class WorkloadResources:
             k8s_attributes.K8S_POD_UID: pod_uid,
         }
         known = {key: value for key, value in identity.items() if value}
-        told = {key: value for key, value in published if key and not key.startswith(_NOT_OF_WORKLOADS)}
-        attributes = {**known, **self._defaults, **told, **self._facts, **known}
+        attributes = {**known, **self._defaults, **dict(published), **self._facts, **known}
         return MappingProxyType({valid_text(key): valid_text(value) for key, value in attributes.items()})
 
     def encoded(self, workload: Workload) -> bytes:

@@ -14,7 +14,8 @@ MOST_KEY_LENGTH = 128
 MOST_VALUE_LENGTH = 256
 """In characters; what is longer is cut."""
 
-# What the agent observes itself, or what would say of its telemetry that another SDK made it.
+# What the agent observes itself, or says of each record (a resource is shared by many processes), or what would say
+# of its telemetry that another SDK made it. Nothing later looks for these again.
 _OURS = ("process.", "host.", "os.", "telemetry.", "otel_connect.", "otel.")
 
 

@@ -1,6 +1,8 @@
 import logging
 import os
 import uuid
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -9,8 +11,15 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMes
 from otel_connect import __version__
 from otel_connect.encode.attributes import valid_text
 from otel_connect.encode.resource import WorkloadResources, agent_resource, resource_message
+from otel_connect.enrich.cgroups import Whereabouts
+from otel_connect.enrich.otel_context import attributes as context_attributes
+from otel_connect.enrich.pods import names
+from otel_connect.enrich.published import from_environment
+from otel_connect.enrich.workloads import workload
 from otel_connect.model import Workload
+from tests.support import publisher
 from tests.support.events import workloads
+from tests.support.kubernetes import pod
 
 UNAME = os.uname_result(("Linux", "node-7", "6.12.0-arm64", "#1 SMP", "aarch64"))
 INSTANCE = "5ef2ed3c-8c44-4a3b-9d52-2f1d3e0b5a11"
@@ -150,12 +159,55 @@ def test_what_the_operator_says_of_the_host_holds_for_workloads(monkeypatch: pyt
     )
 
 
-def test_a_workload_can_publish_nothing_that_the_agent_knows_better() -> None:
-    forged = ("service.name", "container.id", "host.name", "os.type", "telemetry.distro.name", "telemetry.sdk.name")
-    published = tuple(
-        (key, "forged") for key in (*forged, "process.pid", "process.command_args", "service.instance.id")
+FORGED = (
+    "container.id",
+    "k8s.pod.uid",
+    "host.name",
+    "host.type",
+    "os.type",
+    "os.description",
+    "telemetry.distro.name",
+    "telemetry.sdk.name",
+    "process.pid",
+    "process.command_args",
+    "otel_connect.outcome",
+    "otel.scope.name",
+)
+
+
+class Published(NamedTuple):
+    """What a process and its pod published, by source, as ``workload`` takes it."""
+
+    context: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
+    pod: Mapping[str, str] = {}
+
+
+def in_memory(told: Mapping[str, str]) -> Published:
+    found = context_attributes(publisher.process_context(publisher.resource(**told)))
+    assert found is not None
+    return Published(context=found)
+
+
+def in_the_environment(told: Mapping[str, str]) -> Published:
+    return Published(
+        environment=from_environment([("OTEL_RESOURCE_ATTRIBUTES", ",".join(map("=".join, told.items())))])
     )
-    assert "forged" not in of_host().attributes(Workload("shop", container_id="c0ffee", published=published)).values()
+
+
+def in_annotations(told: Mapping[str, str]) -> Published:
+    annotations = {f"resource.opentelemetry.io/{key}": value for key, value in told.items()}
+    return Published(pod=names({"items": [pod("web-1", "5d1c", "c0ffee", annotations=annotations)]})["c0ffee"])
+
+
+@pytest.mark.parametrize("publish", [in_memory, in_the_environment, in_annotations])
+def test_a_workload_can_publish_nothing_that_the_agent_knows_better(
+    publish: Callable[[Mapping[str, str]], Published],
+) -> None:
+    published = publish({"team": "true", **dict.fromkeys(FORGED, "forged")})
+    found = of_host().attributes(workload(*published, Whereabouts("c0ffee", "5d1c"), "shop"))
+    assert found["team"] == "true"
+    assert "forged" not in found.values()
 
 
 def test_an_instance_is_the_same_after_a_restart_and_another_on_another_host() -> None:
