@@ -40,6 +40,7 @@ _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
 _SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
 _DNS_PORT = 53
+_ENRICHER_ENDS_S = 1.0  # a kubelet is on this host: it answers in milliseconds, or not at all
 
 
 class Source(Protocol):
@@ -177,20 +178,13 @@ class Agent:
 
     def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
         """Run until ``stop`` says so or the time is over; returns the final balance."""
-        began = self._monotonic_ns() / 1e9
-        self._next_clock, self._next_stale = began + _CLOCK_EVERY_S, began + _STALE_EVERY_S
-        self._next_tallies = began + _TALLIES_EVERY_S
-        behind = False
-        while not stop.wait(0 if behind else self.interval_s):
-            now = self._monotonic_ns() / 1e9
-            if duration_s is not None and now - began >= duration_s:
-                break
-            behind = self._step(now)
+        try:
+            self._loop(stop, duration_s, companion)
             if companion is not None:
-                companion.round()
-        if companion is not None:
-            companion.stopping()
-        return self._finish()
+                companion.stopping()
+            return self._finish()
+        finally:
+            self._enricher.close(_ENRICHER_ENDS_S)
 
     def rename(self, enricher: Enricher) -> None:
         """Name what is found out about attempts in another way from now on."""
@@ -247,6 +241,19 @@ class Agent:
         # Beginnings are read after ends, so that no attempt has only ended.
         balance = balance._replace(seen=self._source.counters().seen)
         return balance._replace(in_progress=balance.difference)
+
+    def _loop(self, stop: StopSignal, duration_s: float | None, companion: Companion | None) -> None:
+        began = self._monotonic_ns() / 1e9
+        self._next_clock, self._next_stale = began + _CLOCK_EVERY_S, began + _STALE_EVERY_S
+        self._next_tallies = began + _TALLIES_EVERY_S
+        behind = False
+        while not stop.wait(0 if behind else self.interval_s):
+            now = self._monotonic_ns() / 1e9
+            if duration_s is not None and now - began >= duration_s:
+                return
+            behind = self._step(now)
+            if companion is not None:
+                companion.round()
 
     def _step(self, now: float) -> bool:
         """Do one round; True when the ring holds more."""

@@ -65,10 +65,10 @@ class Enricher:
         self._processes.inherit(former._processes)  # noqa: SLF001 - one of its own
         self._names = former._names  # noqa: SLF001
 
-    def close(self) -> None:
-        """End what goes on beside the loop."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """End what goes on beside the loop, and wait so long at the most until it has ended."""
         if self._pods is not None:
-            self._pods.close()
+            self._pods.close(wait_s)
 
     def name(self, event: ConnectEvent) -> Named:
         """Name the process of an event, its workload and its peer."""

@@ -89,15 +89,15 @@ class Pods:
                 self._thread.start()
         return {}
 
-    def close(self) -> None:
-        """Ask no more; does not wait for an answer that is under way."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """Ask no more, and wait so long at the most for the thread to end: an answer may be under way.
+
+        The thread is a daemon: a kubelet that keeps silent never keeps the process alive.
+        """
         self._over.set()
         self._wanted.set()
-
-    def join(self) -> None:
-        """Wait until nobody asks any more."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(wait_s)
 
     def _run(self) -> None:
         answered = True
@@ -113,7 +113,8 @@ class Pods:
                 if not answered:
                     _log.info("the kubelet answers again")
                 answered = True
-            self._over.wait(self._at_least_s)
+            if self._over.wait(self._at_least_s):
+                return
             self._wanted.wait(self._refresh_s - self._at_least_s)
 
 

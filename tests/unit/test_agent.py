@@ -1,12 +1,15 @@
 """The loop, with a source and an output that a test holds in its hands."""
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 
 from otel_connect.agent import Agent
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.enrich.hosts import Hosts
+from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.names import Names
 from otel_connect.figures import AgentState
 from otel_connect.model import (
@@ -116,6 +119,14 @@ class Collected:
 
     def close(self, state: AgentState) -> None:
         self.closed = state.balance
+
+
+class Hangup(Collected):
+    """An output whose reader has gone."""
+
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        del attempts
+        raise BrokenPipeError
 
 
 def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/bin/curl") -> Collected:
@@ -267,6 +278,19 @@ def test_a_clock_that_is_set_is_followed_at_once(jump_ns: int, caplog: pytest.Lo
         f"wall time moved by {jump_ns / 1e9:+.1f} s",
         f"wall time moved by {-jump_ns / 1e9:+.1f} s",
     ]
+
+
+@pytest.mark.parametrize("output", [Collected(), Hangup()])
+def test_what_goes_on_beside_the_loop_ends_with_it(output: Collected) -> None:
+    pods = Pods(dict, refresh_s=60)
+    pods.of("c0ffee", None)  # from now on somebody asks
+    assert "kubelet" in {thread.name for thread in threading.enumerate()}
+    enricher = make_enricher(lambda *_: None, lambda _: None, pods=pods)
+    stop = threading.Event()
+    stop.set()
+    with suppress(BrokenPipeError):
+        Agent(FakeSource(Drained([make_event()], 0, more=False)), enricher, output, 0.0).run(stop)
+    assert "kubelet" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_moves_is_derived_and_what_stands_still_is_counted() -> None:

@@ -140,14 +140,18 @@ class Answers:
         return answer
 
 
+def asking() -> bool:
+    return any(thread.name == "kubelet" for thread in threading.enumerate())
+
+
 @contextmanager
 def knowing(ask: Callable[[], Names]) -> Iterator[Pods]:
     pods = Pods(ask, refresh_s=0.05, at_least_s=0.01)
     try:
         yield pods
     finally:
-        pods.close()
-        pods.join()
+        pods.close(30)
+        assert not asking()
 
 
 def test_nothing_is_asked_before_a_container_is_seen() -> None:
@@ -173,15 +177,38 @@ def test_a_kubelet_that_does_not_answer_is_asked_again_and_said_once(caplog: pyt
     assert answers.given >= 5
 
 
+def enriching(pods: Pods) -> Enricher:
+    workloads = Workloads(lambda _pid, _start: None, 16, pods.of)
+    return Enricher(Processes(Lookups(), lambda _uid: None, 16), workloads, KnownPeers(()), pods=pods)
+
+
 def test_an_enricher_that_is_closed_asks_no_more() -> None:
     answers = Answers({})
     pods = Pods(answers, refresh_s=60, at_least_s=0.01)
-    workloads = Workloads(lambda _pid, _start: None, 16, pods.of)
-    enricher = Enricher(Processes(Lookups(), lambda _uid: None, 16), workloads, KnownPeers(()), pods=pods)
     pods.of(ID, UID)
     await_until(lambda: answers.given)
-    enricher.close()
-    pods.join()
+    enriching(pods).close(30)
+    assert not asking()
     given = answers.given
     pods.of(ID, UID)
     assert answers.given == given
+
+
+def test_a_kubelet_that_keeps_silent_is_not_waited_for_long_and_its_answer_is_the_last() -> None:
+    begun, answer = threading.Event(), threading.Event()
+    silences = []
+
+    def keep_silent() -> Names:
+        silences.append(1)
+        begun.set()
+        answer.wait()
+        return {}
+
+    with knowing(keep_silent) as pods:
+        pods.of(ID, UID)
+        begun.wait()
+        enriching(pods).close()
+        enriching(pods).close(0.05)
+        assert asking()
+        answer.set()
+    assert len(silences) == 1
