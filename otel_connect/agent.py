@@ -33,8 +33,6 @@ from otel_connect.serve.text import safe
 
 _log = logging.getLogger(__name__)
 
-_CLOCK_EVERY_S = 10.0
-_CLOCK_JUMP_NS = 50_000_000  # more than any slewing makes between two rounds
 _STALE_EVERY_S = 60.0
 _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
@@ -70,9 +68,6 @@ class Source(Protocol):
 
     def missed(self) -> int:
         """Count the runs of a probe that the kernel skipped."""
-
-    def refresh_clock(self) -> None:
-        """Sample the clocks again."""
 
     def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
         """Take the attempts whose end must have been missed."""
@@ -173,8 +168,7 @@ class Agent:
         self._undecodable = 0
         self._unnamed = 0
         self._untallied = 0
-        self._offset_ns: int | None = None
-        self._next_clock = self._next_stale = self._next_tallies = 0.0
+        self._next_stale = self._next_tallies = 0.0
 
     def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
         """Run until ``stop`` says so or the time is over; returns the final balance."""
@@ -244,8 +238,7 @@ class Agent:
 
     def _loop(self, stop: StopSignal, duration_s: float | None, companion: Companion | None) -> None:
         began = self._monotonic_ns() / 1e9
-        self._next_clock, self._next_stale = began + _CLOCK_EVERY_S, began + _STALE_EVERY_S
-        self._next_tallies = began + _TALLIES_EVERY_S
+        self._next_stale, self._next_tallies = began + _STALE_EVERY_S, began + _TALLIES_EVERY_S
         behind = False
         while not stop.wait(0 if behind else self.interval_s):
             now = self._monotonic_ns() / 1e9
@@ -257,7 +250,6 @@ class Agent:
 
     def _step(self, now: float) -> bool:
         """Do one round; True when the ring holds more."""
-        self._follow_clock(now)
         behind = self._drain()
         if now >= self._next_tallies:
             self._next_tallies = now + _TALLIES_EVERY_S
@@ -267,24 +259,6 @@ class Agent:
             self._hand_over(self._source.take_stale(self._monotonic_ns()))
         self._output.tick(self.state)
         return behind
-
-    def _follow_clock(self, now: float) -> None:
-        """Have the clocks compared again from time to time, and at once when wall time has been set."""
-        before = self._monotonic_ns()
-        wall = self._wall_ns()
-        after = self._monotonic_ns()
-        if after - before > _CLOCK_JUMP_NS // 2:
-            return  # something came between the readings
-        moved_ns = 0 if self._offset_ns is None else wall - before - self._offset_ns
-        jumped = abs(moved_ns) > _CLOCK_JUMP_NS
-        if jumped or self._offset_ns is None or now >= self._next_clock:
-            self._next_clock = now + _CLOCK_EVERY_S
-            self._offset_ns = wall - before
-            self._source.refresh_clock()
-        if jumped:
-            _log.warning(
-                "wall time moved by %+.1f s: it was set, or the machine slept; timestamps follow", moved_ns / 1e9
-            )
 
     def _finish(self) -> Balance:
         self._source.detach()

@@ -13,14 +13,13 @@ from typing import NamedTuple, Self
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import END_PROGRAMS, Loaded
-from otel_connect.capture.clock import clock_offsets
+from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
     ASKER,
     COUNTERS,
     EVENT,
     TEXT_SIZES,
-    ClockOffsets,
     decode_asker,
     decode_counters,
     decode_event,
@@ -78,7 +77,7 @@ class KernelCapture:
         self,
         config: CaptureConfig,
         own_pid: int,
-        sample_clocks: Callable[[], ClockOffsets] = clock_offsets,
+        clocks: Clocks | None = None,
         load: Callable[[Mapping[str, int]], Loaded] = load_probes,
         *,
         askers: bool = False,
@@ -120,8 +119,7 @@ class KernelCapture:
         self._turns = _Turns(loaded.maps)
         self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
-        self._sample_clocks = sample_clocks
-        self._clock = sample_clocks()
+        self._clocks = clocks or Clocks()
 
     def __enter__(self) -> Self:
         """Nothing to do: the probes are attached already."""
@@ -139,27 +137,21 @@ class KernelCapture:
         told: list[Told] = []
         askers = []
         undecodable = 0
+        clock = self._clocks.offsets()
         records = self._ring.take(_DRAIN_RECORDS)
         for record in records:
             if len(record) in TEXT_SIZES:
                 told += decode_text(record)
                 continue
             if len(record) == ASKER.size:
-                if (asker := decode_asker(record, self._clock)) is not None:
+                if (asker := decode_asker(record, clock)) is not None:
                     askers.append(asker)
                 continue
             try:
-                events.append(decode_event(record, self._clock))
+                events.append(decode_event(record, clock))
             except (struct.error, LookupError):
                 undecodable += 1
         return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, told, askers)
-
-    def refresh_clock(self) -> None:
-        """Sample the clocks again: wall time may have been set.
-
-        The start of processes keeps its first offset, so that a process has one creation time in all records.
-        """
-        self._clock = self._sample_clocks()._replace(boot_ns=self._clock.boot_ns)
 
     def counters(self) -> KernelCounters:
         """Read what the probes have counted, summed over the CPUs."""
@@ -175,7 +167,7 @@ class KernelCapture:
         if withheld == self._withheld_before and self._attached:
             return []
         self._withheld_before = withheld
-        return decode_tallies(*self._turns.take(), self._clock)
+        return decode_tallies(*self._turns.take(), self._clocks.offsets())
 
     def filter(self, filters: KernelFilters) -> None:
         """Have the probes leave out what these hold of from now on."""
@@ -222,9 +214,10 @@ class KernelCapture:
 
     def _take(self, ending: Ending, began_before: int | None) -> list[ConnectEvent]:
         taken = []
+        clock = self._clocks.offsets()
         for key, value in self._in_progress.items():
-            event = decode_event(value, self._clock, ending)
-            began = event.start_unix_ns - self._clock.monotonic_ns
+            event = decode_event(value, clock, ending)
+            began = event.start_unix_ns - clock.monotonic_ns
             if began_before is not None and began >= began_before:
                 continue
             if event.flags & EventFlag.CLOSED_IN_CALL:  # over, but its connect() was not seen to return

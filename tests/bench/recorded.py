@@ -76,9 +76,6 @@ class Recorded:
         """Nothing was missed."""
         return 0
 
-    def refresh_clock(self) -> None:
-        """Leave the clock as it is."""
-
     def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:  # noqa: ARG002 - the source's interface
         """Nothing is stale."""
         return []

@@ -21,6 +21,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from otel_connect.capture.clock import Clocks
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.layout import ClockOffsets
 from otel_connect.config import DEFAULT_LISTEN, CaptureConfig
@@ -586,11 +587,14 @@ def test_its_log_is_json_when_asked_for() -> None:
 
 @pytest.mark.parametrize("day_ns", [86_400 * 10**9, -86_400 * 10**9], ids=["forward", "back"])
 def test_times_are_right_after_the_clock_was_set_by_a_day(day_ns: int) -> None:
-    """Setting the clock of this machine would disturb it, so the sampled offset is what is set."""
+    """Setting the clock of this machine would disturb it, so what the agent takes for wall time is what is set."""
     set_by = [0]
 
+    def wall_ns() -> int:
+        return time.time_ns() + set_by[0]
+
     def sample() -> ClockOffsets:
-        monotonic, boot = (time.time_ns() + set_by[0] - time.clock_gettime_ns(clock) for clock in CLOCKS)
+        monotonic, boot = (wall_ns() - time.clock_gettime_ns(clock) for clock in CLOCKS)
         return ClockOffsets(monotonic, boot)
 
     def attempt(capture: KernelCapture, clock_set_meanwhile_by: int | None = None) -> ConnectEvent:
@@ -600,7 +604,6 @@ def test_times_are_right_after_the_clock_was_set_by_a_day(day_ns: int) -> None:
         latest = time.time_ns()
         if clock_set_meanwhile_by is not None:
             set_by[0] = clock_set_meanwhile_by
-            capture.refresh_clock()
         found: list[ConnectEvent] = []
 
         def ours() -> bool:
@@ -611,7 +614,7 @@ def test_times_are_right_after_the_clock_was_set_by_a_day(day_ns: int) -> None:
         assert earliest - 10**9 < found[0].start_unix_ns - set_by[0] < latest + 10**9
         return found[0]
 
-    with closed_port() as port, KernelCapture(CaptureConfig(), 0, sample) as capture:
+    with closed_port() as port, KernelCapture(CaptureConfig(), 0, Clocks(sample, wall_ns)) as capture:
         first = attempt(capture)
         waiting_when_it_was_set = attempt(capture, clock_set_meanwhile_by=day_ns)
         last = attempt(capture)

@@ -51,7 +51,6 @@ class FakeSource:
         self.readings = list(readings)
         self.waiting = list(in_progress)
         self.attached = True
-        self.clock_readings = 0
         emitted = sum(len(reading.events) + reading.undecodable for reading in readings)
         throttled = sum(tally.attempts for tally in tallies) + untallied
         seen = emitted + len(in_progress) + ring_full + throttled
@@ -78,9 +77,6 @@ class FakeSource:
 
     def fill(self) -> Fill:
         return Fill(in_progress_limit=64, ring_bytes=0, ring_limit_bytes=4096)
-
-    def refresh_clock(self) -> None:
-        self.clock_readings += 1
 
     def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
         assert now_monotonic_ns > 0
@@ -232,52 +228,6 @@ def test_the_balance_holds_while_attempts_wait_in_the_ring() -> None:
 
 def test_a_difference_is_seen() -> None:
     assert Balance(seen=5, shown=1, in_progress=1, in_ring=1, lost={"x": 1}, probe_missed=0).difference == 1
-
-
-DAY_NS = 86_400 * 10**9
-
-
-class Clocks:
-    """Two clocks; each round takes a second, and wall time is set before some of them."""
-
-    def __init__(self, set_before: dict[int, int]) -> None:
-        self.monotonic = 5_000 * 10**9
-        self.wall = 1_700_000_000 * 10**9
-        self._set_before = set_before
-        self.rounds = 0
-
-    def wait(self, timeout: float) -> bool:
-        assert timeout == 0
-        self.rounds += 1
-        self.monotonic += 10**9
-        self.wall += 10**9 + self._set_before.get(self.rounds, 0)
-        return self.rounds > 30
-
-
-def run_with(clocks: Clocks) -> FakeSource:
-    source = FakeSource()
-    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None)
-    agent = Agent(
-        source, enricher, Collected(), 0.0, wall_ns=lambda: clocks.wall, monotonic_ns=lambda: clocks.monotonic
-    )
-    agent.run(clocks)
-    return source
-
-
-def test_the_clocks_are_compared_every_ten_seconds() -> None:
-    assert run_with(Clocks({})).clock_readings in {3, 4}
-
-
-@pytest.mark.parametrize("jump_ns", [DAY_NS, -DAY_NS, 10**9, -(10**9), 60 * 10**6])
-def test_a_clock_that_is_set_is_followed_at_once(jump_ns: int, caplog: pytest.LogCaptureFixture) -> None:
-    usual = run_with(Clocks({})).clock_readings
-    assert not caplog.messages
-    # Before the 15th round nothing is due, and after both jumps everything goes on.
-    assert run_with(Clocks({15: jump_ns, 17: -jump_ns})).clock_readings > usual
-    assert [message.partition(":")[0] for message in caplog.messages] == [
-        f"wall time moved by {jump_ns / 1e9:+.1f} s",
-        f"wall time moved by {-jump_ns / 1e9:+.1f} s",
-    ]
 
 
 @pytest.mark.parametrize("output", [Collected(), Hangup()])
