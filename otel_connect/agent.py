@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from otel_connect.capture.kernel import Drained, Fill
@@ -37,7 +37,6 @@ _STALE_EVERY_S = 60.0
 _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
 _SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
-_DNS_PORT = 53
 _ENRICHER_ENDS_S = 1.0  # a kubelet is on this host: it answers in milliseconds, or not at all
 
 
@@ -86,8 +85,8 @@ class Listening(Protocol):
     def namespaces(self) -> int:
         """Count the network namespaces that are listened in."""
 
-    def want(self, netns: int, thread: int) -> None:
-        """Listen in a network namespace, too; a thread that is in it leads there."""
+    def follow(self, events: Iterable[ConnectEvent], askers: Iterable[Asker]) -> None:
+        """Listen where these come from, too."""
 
     def drain(self, limit: int) -> Sequence[Segment]:
         """Take what has passed, so many at the most."""
@@ -284,20 +283,15 @@ class Agent:
 
     def _listen(self, drained: Drained) -> None:
         """Read what name servers said: after the ring, so that no attempt is named before its answer is read."""
-        if self._listening is None:
-            return
-        askers = [*drained.askers, *map(_asker, filter(_asks_by_tcp, drained.events))]
-        for asker in drained.askers:
-            self._listening.want(asker.netns, asker.pid)
-        for event in drained.events:
-            self._listening.want(event.netns, event.tid)
-        self._enricher.overhear(askers, self._listening.drain(_SEGMENTS))
+        if self._listening is not None:
+            self._listening.follow(drained.events, drained.askers)
+            self._enricher.overhear(drained.events, drained.askers, self._listening.drain(_SEGMENTS))
 
     def _names_state(self) -> NamesState | None:
         if self._listening is None:
             return None
-        state = self._enricher.names_state(self._listening.namespaces, self._listening.dropped())
-        return None if state is None else state._replace(askers_lost=self._source.counters().askers_lost)
+        askers_lost = self._source.counters().askers_lost
+        return self._enricher.names_state(self._listening.namespaces, self._listening.dropped(), askers_lost)
 
     def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
         if not events:
@@ -374,20 +368,3 @@ class Agent:
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
         )
-
-
-def _asks_by_tcp(event: ConnectEvent) -> bool:
-    return event.peer_port == _DNS_PORT and event.local_port is not None
-
-
-def _asker(event: ConnectEvent) -> Asker:
-    """Whoever connects to port 53 by TCP asks from there."""
-    return Asker(
-        event.pid,
-        event.process_start_boot_ns,
-        event.netns,
-        event.start_unix_ns,
-        event.local_address or "",
-        event.local_port or 0,
-        event.peer_address or "",
-    )

@@ -23,7 +23,7 @@ class NamesState(NamedTuple):
     """Network namespaces that are listened in."""
     dropped: int
     """Packets that the agent did not read in time."""
-    askers_lost: int = 0
+    askers_lost: int
     """Questions whose process was not told of because the ring was more than half full."""
 
 

@@ -12,13 +12,14 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from otel_connect.capture.opener import REPORT, SNAPSHOT_BYTES, WANT, About
 from otel_connect.capture.segments import decode_segment
-from otel_connect.model import Segment
+from otel_connect.model import Asker, ConnectEvent, Segment
 
 _log = logging.getLogger(__name__)
 
@@ -90,15 +91,12 @@ class Packets:
             self._channel.settimeout(0)
         return 0 if self._sockets else refused or errno.ECHILD
 
-    def want(self, netns: int, thread: int) -> None:
-        """Have a network namespace listened in from now on; it is asked for once, with a thread that is in it."""
-        if netns in self._sockets or netns in self._asked:
-            return
-        if len(self._asked) >= 4 * _NAMESPACES:
-            self._asked.clear()
-        self._asked.add(netns)
-        with suppress(OSError):  # its buffer is full, or it has ended: what is not asked for is found later, or told
-            self._channel.send(WANT.pack(netns, thread))
+    def follow(self, events: Iterable[ConnectEvent], askers: Iterable[Asker]) -> None:
+        """Listen where these come from, too: their threads lead to the network namespaces that they are in."""
+        for asker in askers:
+            self._want(asker.netns, asker.pid)
+        for event in events:
+            self._want(event.netns, event.tid)
 
     def drain(self, limit: int) -> list[Segment]:
         """Read what has come, ``limit`` packets at the most, from all namespaces in turn."""
@@ -113,6 +111,16 @@ class Packets:
                 share = max(1, (limit - len(segments)) // (len(ready) - position))
                 self._read(self._sockets[netns], netns, share, segments)
         return segments
+
+    def _want(self, netns: int, thread: int) -> None:
+        """Have a network namespace listened in; it is asked for once, with a thread that is in it."""
+        if netns in self._sockets or netns in self._asked:
+            return
+        if len(self._asked) >= 4 * _NAMESPACES:
+            self._asked.clear()
+        self._asked.add(netns)
+        with suppress(OSError):  # its buffer is full, or it has ended: what is not asked for is found later, or told
+            self._channel.send(WANT.pack(netns, thread))
 
     def _read(self, one: socket.socket, netns: int, limit: int, into: list[Segment]) -> None:
         for _ in range(limit):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.masks import Masks
-from otel_connect.enrich.names import Names
+from otel_connect.enrich.names import Names, askers_by_tcp
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.workloads import Workloads
@@ -50,15 +50,16 @@ class Enricher:
         """Take note of what the kernel tells about processes."""
         self._processes.learn(told)
 
-    def overhear(self, askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
-        """Take note of who asks name servers, and of what these say."""
+    def overhear(self, events: Iterable[ConnectEvent], askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
+        """Take note of who asks name servers, be it by an attempt, and of what these say."""
         if self._names is not None:
             self._names.ask(askers)
+            self._names.ask(askers_by_tcp(events))
             self._names.see(segments)
 
-    def names_state(self, namespaces: int, dropped: int) -> NamesState | None:
-        """Say what has been learned of names, ``None`` when none are."""
-        return None if self._names is None else self._names.state(namespaces, dropped)
+    def names_state(self, namespaces: int, dropped: int, askers_lost: int) -> NamesState | None:
+        """Say what has been learned of names, ``None`` when none are; see ``NamesState`` for the arguments."""
+        return None if self._names is None else self._names.state(namespaces, dropped, askers_lost)
 
     def inherit(self, former: "Enricher") -> None:
         """Take over what another one was told: the kernel does not tell it again."""

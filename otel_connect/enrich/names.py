@@ -5,7 +5,7 @@ nothing is ever looked up. Whose question it was is known where a process connec
 from; else a name counts for all processes of its network namespace.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
@@ -14,6 +14,7 @@ from otel_connect.enrich.lookups import Lookup, Lookups
 from otel_connect.figures import NamesState
 from otel_connect.model import Asker, ConnectEvent, Segment, ServerName
 
+_DNS_PORT = 53
 _SECOND_NS = 1_000_000_000
 _GRACE_S = 60  # programs connect a while after they asked, and some keep what they were told for half a minute
 _AT_MOST_S = 86_400
@@ -87,10 +88,10 @@ class Names:
                 return ServerName(name, "dns", "namespace")
         return None
 
-    def state(self, namespaces: int, dropped: int) -> NamesState:
-        """Say what has been learned, listening in so many namespaces, with so many packets lost."""
+    def state(self, namespaces: int, dropped: int, askers_lost: int) -> NamesState:
+        """Say what has been learned, listening in so many namespaces, with so many packets and askers lost."""
         ignored = {reason.value: count for reason, count in self._lookups.ignored.items()}
-        return NamesState(self._learned, self._lookups.unanswered, ignored, namespaces, dropped)
+        return NamesState(self._learned, self._lookups.unanswered, ignored, namespaces, dropped, askers_lost)
 
     def _learn(self, lookup: Lookup) -> None:
         self._learned += 1
@@ -107,6 +108,21 @@ class Names:
     def _learn_of(self, process: _Process, lookup: Lookup) -> None:
         for address in lookup.reply.addresses:
             self._by_process[process, address] = _with(self._by_process.get((process, address), ()), lookup)
+
+
+def askers_by_tcp(events: Iterable[ConnectEvent]) -> Iterator[Asker]:
+    """Find who asks a name server by TCP: whoever connects to its port asks from where the attempt began."""
+    for event in events:
+        if event.peer_port == _DNS_PORT and event.local_port is not None:
+            yield Asker(
+                event.pid,
+                event.process_start_boot_ns,
+                event.netns,
+                event.start_unix_ns,
+                event.local_address or "",
+                event.local_port,
+                event.peer_address or "",
+            )
 
 
 def _fits(asking: _Asking, lookup: Lookup) -> bool:

@@ -1,7 +1,7 @@
 """The loop, with a source and an output that a test holds in its hands."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -149,11 +149,11 @@ class FakeListening:
 
     def __init__(self, *rounds: Sequence[Segment]) -> None:
         self.rounds = list(rounds)
-        self.wanted: set[tuple[int, int]] = set()
+        self.followed: list[ConnectEvent | Asker] = []
         self.limits: set[int] = set()
 
-    def want(self, netns: int, thread: int) -> None:
-        self.wanted.add((netns, thread))
+    def follow(self, events: Iterable[ConnectEvent], askers: Iterable[Asker]) -> None:
+        self.followed += [*events, *askers]
 
     def drain(self, limit: int) -> Sequence[Segment]:
         self.limits.add(limit)
@@ -184,7 +184,7 @@ def test_packets_are_read_before_the_attempts_of_their_round_are_named() -> None
     agent = Agent(FakeSource(reading), enricher, output, 0.0, listening=listening)
     agent.run(Once())
     assert [one.named.server for one in output.attempts] == [ServerName("web.test", "dns", "process")]
-    assert listening.wanted == {(NETNS, event.pid), (NETNS, event.tid)}
+    assert listening.followed == [event, asking]
     assert max(listening.limits) < 1000, "a flood must not hold the loop up"
     state = agent.state().names
     assert state is not None

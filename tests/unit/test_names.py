@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.names import Names
+from otel_connect.enrich.names import Names, askers_by_tcp
 from otel_connect.model import Asker, ConnectEvent, ServerName
 from tests.support.enriching import make_enricher
 from tests.support.events import make_event
@@ -117,6 +117,16 @@ def test_attempts_that_were_only_counted_have_the_name_of_their_process() -> Non
     assert names.of(attempt(at=0, netns=0)) == named("web.test")
 
 
+def test_who_connects_to_a_name_server_asks_by_that_connection() -> None:
+    to_it = attempt(local_address=CLIENT[0], local_port=CLIENT[1], peer_address=SERVER[0], peer_port=53)
+    to_another_port = to_it._replace(pid=OTHER[0], process_start_boot_ns=OTHER[1], peer_port=54)
+    names = Names(HostsTable())
+    names.ask(askers_by_tcp([to_it, to_another_port, to_it._replace(local_port=None)]))
+    lookup(names, "web.test")
+    assert names.of(attempt()) == named("web.test")
+    assert names.of(attempt(OTHER)) == named("web.test", "namespace")
+
+
 def test_what_is_remembered_is_bounded() -> None:
     names = Names(HostsTable(), remembered=4)
     for number in range(20):
@@ -128,7 +138,7 @@ def test_what_is_remembered_is_bounded() -> None:
         names.of(attempt((number, 1), requested_address=f"10.9.9.{number}", peer_address=None)) for number in range(20)
     ]
     assert [one is not None for one in found] == [False] * 16 + [True] * 4
-    assert names.state(1, 0).learned == 20
+    assert names.state(1, 0, 0).learned == 20
 
 
 def test_another_enricher_takes_the_names_over() -> None:
@@ -137,6 +147,6 @@ def test_another_enricher_takes_the_names_over() -> None:
 
     former, latter = enricher(), enricher()
     ask = question()
-    former.overhear([asker()], [asked(ask), answered(answer(ask, ("web.test", 30, "A", "10.9.9.9")))])
+    former.overhear([], [asker()], [asked(ask), answered(answer(ask, ("web.test", 30, "A", "10.9.9.9")))])
     latter.inherit(former)
     assert latter.name(attempt()).server == named("web.test")
