@@ -1,4 +1,8 @@
-"""The one loop: capture → enrich → output. Only this module and outputs.py join the rooms."""
+"""The one loop: capture → enrich → output.
+
+What has ended is taken from the kernel side, decided and named, and handed to an output, which encodes and exports it.
+What has no record of its own goes by ``unrecorded``. Where every attempt is, is said here.
+"""
 
 import logging
 import os
@@ -9,27 +13,11 @@ from typing import Protocol
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.outcome import decide
 from otel_connect.capture.superseded import Overtakes
-from otel_connect.capture.throttles import Throttles
-from otel_connect.encode.throttles import throttle_line
 from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.filters import NO_FILTERS, Filters
+from otel_connect.enrich.filters import Filters
 from otel_connect.figures import AgentState, NamesState
-from otel_connect.model import (
-    Asker,
-    Attempt,
-    Balance,
-    ConnectEvent,
-    Detail,
-    KernelCounters,
-    KernelFilters,
-    Named,
-    Segment,
-    Tallied,
-    Tally,
-    ThrottleEvent,
-    Withheld,
-)
-from otel_connect.serve.text import safe
+from otel_connect.model import Asker, Attempt, Balance, ConnectEvent, KernelFilters, Segment
+from otel_connect.unrecorded import Counting, Tallies, Unrecorded
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +28,7 @@ _SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
 _ENRICHER_ENDS_S = 1.0  # a kubelet is on this host: it answers in milliseconds, or not at all
 
 
-class Source(Protocol):
+class Source(Tallies, Protocol):
     """Where events come from: capture.kernel.KernelCapture, or what a test puts in its place."""
 
     @property
@@ -49,12 +37,6 @@ class Source(Protocol):
 
     def drain(self) -> Drained:
         """Take what has ended."""
-
-    def take_tallies(self) -> Sequence[Tally]:
-        """Take the attempts that got no record of their own."""
-
-    def counters(self) -> KernelCounters:
-        """Read what the probes have counted."""
 
     def filter(self, filters: KernelFilters) -> None:
         """Only tally what these hold of."""
@@ -95,17 +77,11 @@ class Listening(Protocol):
         """Count what passed and was not taken in time."""
 
 
-class Output(Protocol):
+class Output(Counting, Protocol):
     """Where attempts go: the console, JSON lines or OTLP."""
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         """Take a batch of attempts, in the order they ended."""
-
-    def count(self, tallied: Sequence[Tallied]) -> None:
-        """Count attempts that have no record of their own."""
-
-    def throttled(self, events: Sequence[ThrottleEvent]) -> None:
-        """Tell that attempts began to be withheld, or are no more."""
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         """Do what time asks for; called many times a second."""
@@ -134,8 +110,7 @@ class Companion(Protocol):
 class Agent:
     """Moves attempts from a source to an output until it is told to stop.
 
-    ``wall_ns`` gives Unix time and ``monotonic_ns``
-    CLOCK_MONOTONIC.
+    ``wall_ns`` gives Unix time and ``monotonic_ns`` CLOCK_MONOTONIC.
     """
 
     def __init__(
@@ -158,15 +133,12 @@ class Agent:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
         self._overtakes = Overtakes()
-        self._throttles = Throttles()
-        self._filters = NO_FILTERS
-        self._filtered = 0
+        self._unrecorded = Unrecorded(source, output)
         self._run = os.urandom(6).hex()
         self._read = 0
         self._shown = 0
         self._undecodable = 0
         self._unnamed = 0
-        self._untallied = 0
         self._next_stale = self._next_tallies = 0.0
 
     def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
@@ -188,10 +160,10 @@ class Agent:
 
     def filter(self, filters: Filters) -> None:
         """Leave out what these rules say from now on."""
-        if self._filters:  # what was left out by the former ones is counted as these wanted it
+        if self._unrecorded.filters:  # what was left out by the former ones is counted as these wanted it
             self._drain()
-            self._count(self._monotonic_ns() / 1e9)
-        self._filters = filters
+            self._count()
+        self._unrecorded.filters = filters
         self._source.filter(filters.in_kernel)
 
     def state(self) -> AgentState:
@@ -202,7 +174,7 @@ class Agent:
             **self._source.fill()._asdict(),
             unnamed=self._unnamed + self._enricher.misses,
             at_unix_ns=self._wall_ns(),
-            throttles=self._throttles.at_work(),
+            throttles=self._unrecorded.at_work(),
             names=self._names_state(),
         )
 
@@ -222,7 +194,7 @@ class Agent:
                 "kernel_ring_full": before.ring_full,
                 "kernel_map_full": before.pending_full,
                 "kernel_throttled": before.throttled,
-                "filtered": before.filtered + self._filtered,
+                "filtered": before.filtered + self._unrecorded.filtered,
                 "undecodable": self._undecodable,
             },
             probe_missed=self._source.missed() + before.call_full,
@@ -252,23 +224,12 @@ class Agent:
         behind = self._drain()
         if now >= self._next_tallies:
             self._next_tallies = now + _TALLIES_EVERY_S
-            self._count(now)
+            self._count()
         if now >= self._next_stale:
             self._next_stale = now + _STALE_EVERY_S
             self._hand_over(self._source.take_stale(self._monotonic_ns()))
         self._output.tick(self.state)
         return behind
-
-    def _finish(self) -> Balance:
-        self._source.detach()
-        self._count(self._monotonic_ns() / 1e9)
-        self._tell(self._throttles.end())
-        while self._drain():
-            pass
-        self._hand_over(self._source.take_in_progress())
-        state = self.state()
-        self._output.close(state)
-        return state.balance
 
     def _drain(self) -> bool:
         drained = self._source.drain()
@@ -287,76 +248,15 @@ class Agent:
             self._listening.follow(drained.events, drained.askers)
             self._enricher.overhear(drained.events, drained.askers, self._listening.drain(_SEGMENTS))
 
-    def _names_state(self) -> NamesState | None:
-        if self._listening is None:
-            return None
-        askers_lost = self._source.counters().askers_lost
-        return self._enricher.names_state(self._listening.namespaces, self._listening.dropped(), askers_lost)
-
     def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
         if not events:
             return
         now = self._wall_ns()
-        attempts = self._sift([self._attempt(event, now) for event in events])
+        attempts = self._unrecorded.sift([self._attempt(event, now) for event in events], self._enricher)
         if self._enricher.conceals:
             attempts = [one._replace(event=self._enricher.conceal(one.event)) for one in attempts]
         self._output.write(attempts)
         self._shown += len(attempts)
-
-    def _sift(self, attempts: list[Attempt]) -> list[Attempt]:
-        """Return those that are wanted, and count the others."""
-        if not self._filters:
-            return attempts
-        wanted: list[Attempt] = []
-        others: list[Attempt] = []
-        for attempt in attempts:
-            left_out = self._filters.leave_out(attempt.event, attempt.process, self._enricher.surroundings)
-            (others if left_out else wanted).append(attempt)
-        self._filtered += len(others)
-        if others and self._filters.counted:
-            self._output.count([self._counted(attempt) for attempt in others])
-        return wanted
-
-    def _counted(self, attempt: Attempt) -> Tallied:
-        event = self._enricher.conceal(attempt.event)
-        return Tallied(event, attempt.verdict, attempt.named, Detail.WHOLE, 1, event.duration_ns)
-
-    def _count(self, now: float) -> None:
-        """Take what has been withheld since the last time, and see whose limits that were."""
-        tallied = []
-        told = []
-        for tally in self._source.take_tallies():
-            named = None if tally.detail is Detail.WITHOUT_PROCESS else self._enricher.name(tally.event)
-            told.append((tally, None if named is None else named.process))
-            if not self._filters.counted and self._unwanted(tally, named):
-                continue
-            verdict = decide(tally.event)
-            event = self._enricher.conceal(tally.event)
-            tallied.append(Tallied(event, verdict, named, tally.detail, tally.attempts, tally.duration_ns))
-        if tallied:
-            self._output.count(tallied)
-        untallied = self._source.counters().untallied
-        if untallied > self._untallied:
-            _log.warning(
-                "%d attempts without a record found no room to be counted in: the metrics lack them",
-                untallied - self._untallied,
-            )
-            self._untallied = untallied
-        self._tell(self._throttles.update(told, now))
-
-    def _unwanted(self, tally: Tally, named: Named | None) -> bool:
-        """Say whether what was tallied would be left out; of what is not known whole, that is not known either."""
-        if tally.withheld is Withheld.FILTERED:
-            return True
-        if named is None or tally.detail is not Detail.WHOLE:
-            return False
-        return self._filters.leave_out(tally.event, named.process, self._enricher.surroundings)
-
-    def _tell(self, events: Sequence[ThrottleEvent]) -> None:
-        for event in events:
-            _log.warning("%s", safe(throttle_line(event)))
-        if events:
-            self._output.throttled(events)
 
     def _attempt(self, event: ConnectEvent, observed_unix_ns: int) -> Attempt:
         verdict = decide(event)
@@ -368,3 +268,23 @@ class Agent:
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
         )
+
+    def _count(self) -> None:
+        self._unrecorded.count(self._enricher, self._monotonic_ns() / 1e9)
+
+    def _finish(self) -> Balance:
+        self._source.detach()
+        self._count()
+        self._unrecorded.end()
+        while self._drain():
+            pass
+        self._hand_over(self._source.take_in_progress())
+        state = self.state()
+        self._output.close(state)
+        return state.balance
+
+    def _names_state(self) -> NamesState | None:
+        if self._listening is None:
+            return None
+        askers_lost = self._source.counters().askers_lost
+        return self._enricher.names_state(self._listening.namespaces, self._listening.dropped(), askers_lost)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "otel_connect"
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGE, ARCHITECTURE = PROJECT / "otel_connect", PROJECT / "docs" / "architecture.md"
 ROOMS = ("capture", "enrich", "encode", "export", "serve")
 SHARED = {"otel_connect", "otel_connect.model", "otel_connect.figures", "otel_connect.errors", "otel_connect.config"}
 SHARED |= {f"otel_connect.config.{path.stem}" for path in (PACKAGE / "config").glob("[a-z]*.py")}
@@ -38,6 +40,13 @@ def test_a_room_imports_nothing_of_the_house_but_itself_and_the_shared_modules(r
     }
     assert modules(room)
     assert not strangers
+
+
+def test_the_architecture_names_all_modules_that_join_rooms() -> None:
+    rooms = tuple(f"otel_connect.{room}." for room in ROOMS)
+    joiners = {path.name for path in PACKAGE.glob("*.py") if any(name.startswith(rooms) for name in imports(path))}
+    (sentence,) = re.findall(r"nothing else of the house; (.*?) join them", ARCHITECTURE.read_text(), re.DOTALL)
+    assert joiners == set(re.findall(r"`(\w+\.py)`", sentence))
 
 
 def test_only_the_child_imports_bcc() -> None:
