@@ -1,11 +1,7 @@
-"""One signal's way out: threads that lease the oldest batches, send them as one request, and act on the answer.
+"""One signal's way out: threads that lease the oldest batches, send them as one request, and try again.
 
-OTLP requests are lists, so that several of them, joined byte for byte, are one. A batch leaves the spool in
-one of three ways: delivered, dropped for a reason, or replaced by its halves. Until then it is tried again,
-with growing pauses and without an end but its age: records that wait for a day are dropped as expired.
-
-What a backend refuses as a whole, too large or never to be taken, is sent again batch by batch: one bad
-batch costs no neighbour.
+What is not settled by an answer (see ``fates``) is tried again with growing pauses, and without an end but its age:
+records that wait for a day are dropped as expired. While delivery fails one thread tries for all.
 """
 
 import logging
@@ -18,17 +14,14 @@ from typing import NamedTuple
 from otel_connect.export.answer import Action, Answer, printable
 from otel_connect.export.dead_letters import DeadLetters
 from otel_connect.export.delay import DelayHistogram
+from otel_connect.export.fates import Fates
 from otel_connect.export.ledger import Reason
-from otel_connect.export.split import halve
 from otel_connect.export.spool import Spool
 from otel_connect.export.store import Batch
 from otel_connect.export.transport import Transport
 from otel_connect.model import Signal
 
 _log = logging.getLogger(__name__)
-
-_NOTICE_EVERY_S = 60.0
-_GROW_AFTER = 64
 
 
 class Backoff(NamedTuple):
@@ -109,13 +102,14 @@ class Sender:
         self._signal = signal
         self._tools = tools
         self._spool, self._backoff, self._clock = tools.spool, tools.backoff, tools.clock
+        self._fates = Fates(
+            signal, tools.spool, tools.delays, tools.dead_letters, request_bytes=route.request_bytes, clock=tools.clock
+        )
         self._health = Health(State.DELIVERING, "", tools.clock())
         self._failures = 0
-        self._noticed: dict[str, float] = {}
         # Guards everything above and below; its owner may take the lock of the spool, never the reverse.
         self._changed = threading.Condition()
         self._route = route
-        self._fitting = _Fitting(route.request_bytes)
         self._sending: set[int] = set()
         self._threads: dict[int, threading.Thread] = {}
         self._trying: int | None = None
@@ -132,14 +126,14 @@ class Sender:
 
     def say_lost(self, reason: Reason, records: int) -> None:
         """Say that records of this signal were dropped before they could be sent."""
-        self._notice_lost(reason, records, "the backend does not keep up")
+        self._fates.say_lost(reason, records, "the backend does not keep up")
 
     def redirect(self, route: Route) -> None:
         """Send what comes next another way; a request that is under way ends on the old one."""
         with self._changed:
             old, self._route = self._route, route
             idle = [one for index, one in enumerate(old.transports) if index not in self._sending]
-            self._fitting = _Fitting(route.request_bytes)
+            self._fates.limit(route.request_bytes)
             self._failures = 0
             self._start_threads()
             self._changed.notify_all()
@@ -176,7 +170,7 @@ class Sender:
             batches: Sequence[Batch] = ()
             route = self._route
             try:
-                batches = self._spool.lease(self._signal, self._fitting.now_bytes)
+                batches = self._fates.lease()
                 if not batches:
                     self._end_last_try(index)
                     self._end_turn(index, gave_up=False)
@@ -220,11 +214,7 @@ class Sender:
 
     def _deliver(self, index: int, batches: Sequence[Batch]) -> bool:
         """Send what has not expired; false when there is no time left for another try."""
-        ages = {batch.head.key: self._spool.age_s(batch) for batch in batches}
-        expired = [batch for batch in batches if ages[batch.head.key] >= self._backoff.expire_s]
-        if expired:
-            self._drop(expired, Reason.EXPIRED, self._health.message)
-            batches = [batch for batch in batches if ages[batch.head.key] < self._backoff.expire_s]
+        batches = self._fates.drop_expired(batches, self._backoff.expire_s, self._health.message)
         if not batches:
             return True
         sent = self._send(index, b"".join(batch.body for batch in batches))
@@ -254,54 +244,10 @@ class Sender:
         if answer.action in {Action.RETRY, Action.RETRY_UNHEALTHY}:
             self._spool.give_back(batches)
             return self._back_off(answer, route, index)
-        if answer.action is Action.DELIVERED:
-            self._delivered(batches, answer)
-        elif len(batches) > 1:
-            if answer.action is Action.SPLIT:
-                self._fitting.too_large(sum(len(batch.body) for batch in batches))
-            self._spool.give_back(batches, alone=True)
-        elif answer.action is Action.REJECTED:
-            self._reject(batches[0], answer)
-        elif parts := halve(batches[0].request):
-            self._spool.replace(batches[0], parts)
-        else:
-            self._drop(batches, Reason.TOO_LARGE, answer.message)
+        self._fates.settle(batches, answer, route.place)
         self._failures = 0
         self._enter(State.DELIVERING, answer.message)
         return True
-
-    def _delivered(self, batches: Sequence[Batch], answer: Answer) -> None:
-        delays = [(self._spool.age_s(batch), batch.head.records) for batch in batches]
-        if not self._spool.delivered(batches, answer.rejected):
-            return
-        self._fitting.delivered()
-        for delay_s, records in delays:
-            self._tools.delays.observe(self._signal, delay_s, records)
-        if rejected := min(answer.rejected, sum(batch.head.records for batch in batches)):
-            self._notice_lost(Reason.REJECTED_PARTIAL, rejected, answer.message)
-        elif answer.message:
-            self._notice("warning", "%s: %s warns: %s", self._signal, self._route.place, answer.message)
-
-    def _reject(self, batch: Batch, answer: Answer) -> None:
-        letters = self._tools.dead_letters
-        if letters is not None and (problem := letters.write(batch.request, answer.message)) is not None:
-            self._notice("letters", "%s: a refused request is not kept as a dead letter: %s", self._signal, problem)
-        self._drop([batch], Reason.REJECTED_PERMANENT, answer.message)
-
-    def _drop(self, batches: Sequence[Batch], reason: Reason, message: str) -> None:
-        if self._spool.drop(batches, reason):
-            self._notice_lost(reason, sum(batch.head.records for batch in batches), message)
-
-    def _notice_lost(self, reason: Reason, records: int, message: str) -> None:
-        text = "%s: dropped %d records (%s): %s"
-        self._notice(reason, text, self._signal, records, reason, message or "no reason given")
-
-    def _notice(self, kind: str, text: str, *arguments: object) -> None:
-        """Log at most once a minute for each kind; the ledger has the numbers."""
-        now = self._clock()
-        if now - self._noticed.get(kind, -_NOTICE_EVERY_S) >= _NOTICE_EVERY_S:
-            self._noticed[kind] = now
-            _log.warning(text, *arguments)
 
     def _back_off(self, answer: Answer, route: Route, index: int) -> bool:
         """Pause before the next try; not when the failure is that of a way which has been left meanwhile."""
@@ -361,22 +307,3 @@ class Sender:
             _log.warning("%s: %s takes requests again after %.0f s", self._signal, place, now - before.since_s)
         else:
             _log.warning("%s: %s does not take requests (%s): %s", self._signal, place, state, message)
-
-
-class _Fitting:
-    """How large a request of several batches may be; learns from a backend that has a limit of its own."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._since = 0
-        self.now_bytes = most_bytes
-
-    def too_large(self, size_bytes: int) -> None:
-        """Make no request of this size again, for a while."""
-        self.now_bytes, self._since = max(size_bytes // 2, 1), 0
-
-    def delivered(self) -> None:
-        """Try larger ones again after a number of requests."""
-        self._since += 1
-        if self._since >= _GROW_AFTER and self.now_bytes < self._most_bytes:
-            self.now_bytes, self._since = min(self.now_bytes * 2, self._most_bytes), 0
