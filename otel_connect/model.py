@@ -282,6 +282,8 @@ class ServerName(NamedTuple):
     """Where it comes from: ``dns`` or ``hosts``."""
     matched_by: str
     """Whose lookup it was: of the asking ``process``, or of another one in its network ``namespace``."""
+    port: int | None = None
+    """The port that was asked for with it, where a socket load balancer made another of that; ``None``: the peer's."""
 
 
 class Named(NamedTuple):

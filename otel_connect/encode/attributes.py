@@ -179,7 +179,10 @@ def target_attributes(  # noqa: PLR0917 - one argument for each fact, as what re
     service_peer_name: str | None = None,
     backend: tuple[str, int] | None = None,
 ) -> Attributes:
-    """Say to where: transport, peer and server, which is the peer where no name was observed."""
+    """Say to where: transport, peer and server, which is the peer where no name was observed.
+
+    A name keeps the port that the program asked for with it, whatever the peer's has become.
+    """
     translated_address, translated_port = backend or (None, None)
     return _known(
         (NETWORK_TRANSPORT, _TCP),
@@ -187,7 +190,7 @@ def target_attributes(  # noqa: PLR0917 - one argument for each fact, as what re
         (NETWORK_PEER_ADDRESS, address),
         (NETWORK_PEER_PORT, port),
         (SERVER_ADDRESS, address if server is None else server.name),
-        (SERVER_PORT, port),
+        (SERVER_PORT, port if server is None or server.port is None else server.port),
         (SERVER_ADDRESS_SOURCE, "none" if server is None else server.source),
         (SERVER_ADDRESS_MATCHED_BY, None if server is None else server.matched_by),
         (SERVICE_PEER_NAME, service_peer_name),

@@ -59,6 +59,8 @@ def metric_key(of: Attempt | Tallied) -> MetricKey:
         )
         if named.server is not None:
             address = named.server.name
+            if named.server.port is not None:
+                port = named.server.port
     # One for every attempt: the class's own constructor takes twice as long.
     return tuple.__new__(
         MetricKey,

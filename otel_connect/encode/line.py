@@ -1,12 +1,13 @@
 """The display line of an attempt: ``curl[4242] → 10.1.2.80:443 refused after 0.4 ms (ECONNREFUSED)``.
 
-Where the name of the server was observed it comes first: ``curl[4242] → shop.example:443 (10.1.2.80) refused …``.
+Where the name of the server was observed it comes first: ``curl[4242] → shop.example:443 (10.1.2.80) refused …``;
+with the peer's port where that is not the one that was asked for: ``… shop.example:443 (10.1.2.80:8443) refused …``.
 """
 
 from functools import lru_cache
 
 from otel_connect.encode.attributes import errno_name
-from otel_connect.model import Attempt, Outcome, Verdict
+from otel_connect.model import Attempt, Outcome, ServerName, Verdict
 
 _MICROSECOND, _MILLISECOND, _SECOND = 1_000, 1_000_000, 1_000_000_000
 
@@ -28,9 +29,7 @@ def display_line(attempt: Attempt) -> str:
     """Return one line without control characters, for the body of the log record and for people."""
     event = attempt.event
     after = "" if event.duration_ns is None else f" after {duration(event.duration_ns)}"
-    server = attempt.named.server
-    name = None if server is None else server.name
-    head = _head(attempt.process.executable_name, event.pid, *event.target, name)
+    head = _head(attempt.process.executable_name, event.pid, *event.target, attempt.named.server)
     word, reason = _end(attempt.verdict, attempt.superseded)
     return f"{head}{word}{after}{reason}"
 
@@ -61,19 +60,25 @@ def endpoint(address: str | None, port: int | None) -> str:
 
 
 def server_endpoint(attempt: Attempt) -> str:
-    """Join the server's name, or else the peer's address, and the port; without control characters."""
+    """Join the server's name, or else the peer's address, and its port; without control characters."""
     address, port = attempt.event.target
     server = attempt.named.server
-    return endpoint(address if server is None else _one_line(server.name), port)
+    return endpoint(address, port) if server is None else _named_endpoint(server, port)
 
 
 @lru_cache(4096)
-def _head(executable_name: str, pid: int, address: str | None, port: int | None, name: str | None) -> str:
-    if name is None:
+def _head(executable_name: str, pid: int, address: str | None, port: int | None, server: ServerName | None) -> str:
+    if server is None:
         to = endpoint(address, port)
+    elif server.port is None:
+        to = f"{_named_endpoint(server, port)} ({'an unknown address' if address is None else address})"
     else:
-        to = f"{endpoint(_one_line(name), port)} ({'an unknown address' if address is None else address})"
+        to = f"{_named_endpoint(server, port)} ({endpoint(address, port)})"
     return f"{_one_line(executable_name)}[{pid}] → {to} "
+
+
+def _named_endpoint(server: ServerName, port: int | None) -> str:
+    return endpoint(_one_line(server.name), port if server.port is None else server.port)
 
 
 @lru_cache(1024)

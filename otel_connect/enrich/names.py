@@ -79,19 +79,25 @@ class Names:
         process = event.pid, event.process_start_boot_ns
         at = event.start_unix_ns or self._now  # attempts that were only counted have no beginning of their own
         # What the program asked for: between it and the peer may be a load balancer of sockets.
-        for address in dict.fromkeys(filter(None, (event.requested_address, event.peer_address))):
-            if name := _latest(self._by_process.get((process, address)), at):
-                return ServerName(name, "dns", "process")
-            if name := self._hosts.name(*process, address):
-                return ServerName(name, "hosts", "process")
-            if name := _latest(self._by_namespace.get((event.netns, address)), at):
-                return ServerName(name, "dns", "namespace")
+        asked, reached = (event.requested_address, event.requested_port), (event.peer_address, event.peer_port)
+        for address, port in dict.fromkeys((asked, reached)):
+            if address is not None and (found := self._name(process, event.netns, address, at)) is not None:
+                return found if port == event.target[1] else found._replace(port=port)
         return None
 
     def state(self, namespaces: int, dropped: int, askers_lost: int) -> NamesState:
         """Say what has been learned, listening in so many namespaces, with so many packets and askers lost."""
         ignored = {reason.value: count for reason, count in self._lookups.ignored.items()}
         return NamesState(self._learned, self._lookups.unanswered, ignored, namespaces, dropped, askers_lost)
+
+    def _name(self, process: _Process, netns: int, address: str, at: int) -> ServerName | None:
+        if name := _latest(self._by_process.get((process, address)), at):
+            return ServerName(name, "dns", "process")
+        if name := self._hosts.name(*process, address):
+            return ServerName(name, "hosts", "process")
+        if name := _latest(self._by_namespace.get((netns, address)), at):
+            return ServerName(name, "dns", "namespace")
+        return None
 
     def _learn(self, lookup: Lookup) -> None:
         self._learned += 1

@@ -122,7 +122,9 @@ attempts = st.builds(
     vpid=st.one_of(st.none(), st.integers(0, (1 << 32) - 1)),
     cgroup=_maybe_text,
     workload=st.one_of(st.sampled_from([WORKLOAD, Workload("cart")]), workloads),
-    server=st.one_of(st.none(), st.builds(ServerName, hostile_text, st.sampled_from(["dns", "hosts"]), hostile_text)),
+    server=st.one_of(
+        st.none(), st.builds(ServerName, hostile_text, st.sampled_from(["dns", "hosts"]), hostile_text, _ports)
+    ),
     service_peer_name=_maybe_text,
     backend=st.one_of(st.none(), st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))),
     observed_unix_ns=_unix_ns,

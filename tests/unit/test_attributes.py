@@ -106,6 +106,11 @@ def test_attributes_of_a_refused_attempt() -> None:
             },
             set(),
         ),
+        (
+            {"server": ServerName("db.example", "dns", "process", 5432)},
+            {"server.address": "db.example", "server.port": 5432, "network.peer.port": 443},
+            set(),
+        ),
         ({}, {"otel_connect.server.address.source": "none"}, {"otel_connect.server.address.matched_by"}),
         ({"service_peer_name": "database"}, {"service.peer.name": "database"}, set()),
         (

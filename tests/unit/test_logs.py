@@ -1,5 +1,6 @@
 from itertools import repeat
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -104,10 +105,11 @@ def test_record_of_a_refused_attempt() -> None:
     assert (record.trace_id, record.span_id, record.flags) == (*CONTEXT, 1)
 
 
-def test_the_line_has_the_name_and_the_address() -> None:
-    named = make_attempt(server=ServerName("shop.exa\x1bmple", "dns", "process"))
+@pytest.mark.parametrize(("port", "to"), [(None, ":443 (10.1.2.80)"), (80, ":80 (10.1.2.80:443)")])
+def test_the_line_has_the_name_and_the_address(port: int | None, to: str) -> None:
+    named = make_attempt(server=ServerName("shop.exa\x1bmple", "dns", "process", port))
     (record,) = ExportLogsServiceRequest.FromString(encode([named], [None])).resource_logs[0].scope_logs[0].log_records
-    line = "curl[4242] → shop.exa\\x1bmple:443 (10.1.2.80) refused after 0.4 ms (ECONNREFUSED)"
+    line = f"curl[4242] → shop.exa\\x1bmple{to} refused after 0.4 ms (ECONNREFUSED)"
     assert record.body.string_value == line
 
 

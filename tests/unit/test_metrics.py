@@ -19,6 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 
 from otel_connect import __version__
 from otel_connect.config import EncodeConfig
+from otel_connect.encode.attributes import attempt_attributes
 from otel_connect.encode.cardinality import AttributeSets, Limits, Moment, metric_key
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.metrics import AttemptMetrics
@@ -485,6 +486,15 @@ def test_a_server_is_known_by_its_name_and_by_what_the_operator_calls_it() -> No
     (point,) = points_of(collect(metrics)["otel_connect.attempts"])
     assert point.as_int == 2
     assert {"server.address": "db.example", "service.peer.name": "database"}.items() <= attributes_of(point).items()
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, 8443), (443, 443)])
+def test_a_name_goes_with_the_port_that_the_record_has(asked: int | None, told: int) -> None:
+    metrics = make_metrics()
+    attempt = make_attempt(peer_port=8443, server=ServerName("db.example", "dns", "process", asked))
+    metrics.record([attempt])
+    (point,) = points_of(collect(metrics)["otel_connect.attempts"])
+    assert attributes_of(point)["server.port"] == dict(attempt_attributes(attempt))["server.port"] == told
 
 
 def test_tallies_that_do_not_tell_processes_apart_are_of_another_workload() -> None:

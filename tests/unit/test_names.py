@@ -117,6 +117,31 @@ def test_attempts_that_were_only_counted_have_the_name_of_their_process() -> Non
     assert names.of(attempt(at=0, netns=0)) == named("web.test")
 
 
+@pytest.mark.parametrize(
+    ("requested", "peer", "port"),
+    [
+        (("10.9.9.9", 443), ("10.9.9.9", 443), None),
+        (("10.9.9.9", 443), ("10.0.3.7", 8443), 443),
+        (("10.9.9.9", 443), ("10.9.9.9", 8443), 443),
+        (("10.9.9.9", 443), ("10.0.3.7", 443), None),
+        (("10.96.0.10", 443), ("10.9.9.9", 8443), None),
+        (("10.9.9.9", 443), (None, None), None),
+        ((None, None), ("10.9.9.9", 8443), None),
+    ],
+)
+def test_a_name_goes_with_the_port_that_was_asked_for_where_the_peers_is_another(
+    requested: tuple[str | None, int | None], peer: tuple[str | None, int | None], port: int | None
+) -> None:
+    names = Names(HostsTable())
+    lookup(names, "web.test")
+    where = dict(
+        zip(("requested_address", "requested_port", "peer_address", "peer_port"), requested + peer, strict=True)
+    )
+    assert names.of(make_event(start_unix_ns=BEGAN + 1, netns=NETNS, **where)) == ServerName(
+        "web.test", "dns", "namespace", port
+    )
+
+
 def test_who_connects_to_a_name_server_asks_by_that_connection() -> None:
     to_it = attempt(local_address=CLIENT[0], local_port=CLIENT[1], peer_address=SERVER[0], peer_port=53)
     to_another_port = to_it._replace(pid=OTHER[0], process_start_boot_ns=OTHER[1], peer_port=54)

@@ -95,9 +95,10 @@ def test_name(name: Literal["fixed", "peer"], address: str, expected: str) -> No
     assert span_of(make_attempt(peer_address=address), EncodeConfig(span_name=name)).name == expected
 
 
-def test_name_of_a_server_that_was_resolved() -> None:
-    named = make_attempt(server=ServerName("shop.example", "dns", "process"))
-    assert span_of(named, EncodeConfig(span_name="peer")).name == "tcp connect shop.example:443"
+@pytest.mark.parametrize(("port", "expected"), [(None, 443), (80, 80)])
+def test_name_of_a_server_that_was_resolved(port: int | None, expected: int) -> None:
+    named = make_attempt(server=ServerName("shop.example", "dns", "process", port))
+    assert span_of(named, EncodeConfig(span_name="peer")).name == f"tcp connect shop.example:{expected}"
 
 
 @pytest.mark.parametrize(("kind", "number"), [("internal", 1), ("client", 3)])
