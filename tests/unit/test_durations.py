@@ -1,11 +1,13 @@
 """Our histogram against the SDK's, which takes one value at a time."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import (
@@ -40,10 +42,15 @@ def sdk_point(aggregation: Aggregation, values: Sequence[float]) -> Any:
     return data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points[0]
 
 
+def point(durations: Durations) -> Any:
+    kind = HistogramDataPoint if isinstance(durations, ExplicitDurations) else ExponentialHistogramDataPoint
+    return kind.FromString(durations.encoded())
+
+
 def filled(durations: Durations, values: Sequence[float]) -> Any:
     for value in values:
         durations.add(value)
-    return durations.point()
+    return point(durations)
 
 
 def _without_last_zeros(counts: Sequence[int]) -> list[int]:
@@ -89,20 +96,32 @@ def test_many_at_once_are_as_many_one_by_one(new: Callable[[], Durations], weigh
         at_once.add(value, attempts)
         for _ in range(attempts):
             one_by_one.add(value)
-    expected, point = one_by_one.point(), at_once.point()
-    assert point.sum == pytest.approx(expected.sum)
-    point.sum = expected.sum
-    assert point == expected
+    expected, found = point(one_by_one), point(at_once)
+    assert found.sum == pytest.approx(expected.sum)
+    found.sum = expected.sum
+    assert found == expected
 
 
-def test_exemplars_are_the_last_of_each_bucket_and_new_each_time() -> None:
-    contexts = [SpanContext(bytes([number + 1] * 16), bytes([number + 1] * 8)) for number in range(3)]
+@given(st.lists(st.tuples(seconds, st.booleans()), min_size=1, max_size=20))
+def test_joined_bytes_are_what_protobuf_writes(values: list[tuple[float, bool]]) -> None:
     durations = ExplicitDurations()
+    for number, (value, with_span) in enumerate(values, start=1):
+        context = SpanContext(bytes([number] * 16), bytes([number] * 8))
+        durations.add(value, number, Sample(value, context, number) if with_span else None)
+    encoded = durations.encoded()
+    read = HistogramDataPoint.FromString(encoded)
+    assert read.SerializeToString() == encoded
+    assert len(read.exemplars) == len({bisect_left(DURATION_BOUNDARIES, value) for value, chosen in values if chosen})
+
+
+@pytest.mark.parametrize("new", [ExplicitDurations, ExponentialDurations])
+def test_exemplars_are_the_last_of_each_bucket_and_new_each_time(new: Callable[[], Durations]) -> None:
+    contexts = [SpanContext(bytes([number + 1] * 16), bytes([number + 1] * 8)) for number in range(3)]
+    durations = new()
     for value, context in zip((0.2, 0.21, 3.0), contexts, strict=True):
         durations.add(value, 1, Sample(value, context, 5))
-    point = durations.point()
-    assert [(exemplar.as_double, exemplar.trace_id) for exemplar in point.exemplars] == [
-        (0.21, contexts[1].trace_id),
-        (3.0, contexts[2].trace_id),
+    assert list(point(durations).exemplars) == [
+        Exemplar(time_unix_nano=5, as_double=value, trace_id=context.trace_id, span_id=context.span_id)
+        for value, context in zip((0.21, 3.0), contexts[1:], strict=True)
     ]
-    assert not durations.point().exemplars
+    assert not point(durations).exemplars
