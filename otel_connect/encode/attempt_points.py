@@ -88,7 +88,7 @@ def started(series: Series, now: Moment) -> int:
 
     The same every time, as cumulative points need it, unless the clock was set in between.
     """
-    began = series.began or now
+    began = series.began
     by_age = now.unix_ns - (now.monotonic_ns - began.monotonic_ns)
     if abs(by_age - began.unix_ns) > _SLACK_NS:
         began = series.began = Moment(by_age, began.monotonic_ns)

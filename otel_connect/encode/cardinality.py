@@ -8,6 +8,7 @@ values, so every attempt is counted somewhere and no total is ever wrong.
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -19,26 +20,33 @@ from otel_connect.encode.attributes import (
     SERVER_ADDRESS,
     SERVER_PORT,
     SERVICE_PEER_NAME,
+    Attributes,
     error_type,
     network_type,
 )
 from otel_connect.encode.durations import Durations
 from otel_connect.encode.resource import OTHER_WORKLOAD
-from otel_connect.encode.wire import key_value
-from otel_connect.model import Attempt, Detail, Outcome, Tallied, Workload
+from otel_connect.encode.wire import remembered_key_value
+from otel_connect.model import Attempt, Detail, Outcome, Tallied, Verdict, Workload
 
 OTHER = "_other"
 
 _RESERVED = 100  # for the coarse sets of _other
 
 
+class End(NamedTuple):
+    """What became of an attempt and by which network, as far as the metrics tell; ``None``: has no such attribute."""
+
+    outcome: Outcome
+    error_type: str | None
+    network_type: str | None
+
+
 class MetricKey(NamedTuple):
     """What the metrics tell attempts apart by; ``None`` where an attempt has no such attribute."""
 
     workload: Workload
-    outcome: Outcome
-    error_type: str | None
-    network_type: str | None
+    end: End
     executable_name: str
     address: str | None
     port: int | None
@@ -47,34 +55,38 @@ class MetricKey(NamedTuple):
 
 def metric_key(of: Attempt | Tallied) -> MetricKey:
     """Return the exact key of an attempt or a tally, with ``_other`` for whom a tally does not tell apart."""
-    event, verdict, named = of.event, of.verdict, of.named
+    event, named = of.event, of.named
     address, port = event.target
+    end = _end(of.verdict, event.family)
     if named is None:
-        workload, executable_name, service_peer_name = OTHER_WORKLOAD, OTHER, None
-    else:
-        workload, executable_name, service_peer_name = (
-            named.workload,
-            named.process.executable_name,
-            named.service_peer_name,
-        )
-        if named.server is not None:
-            address = named.server.name
-            if named.server.port is not None:
-                port = named.server.port
+        return MetricKey(OTHER_WORKLOAD, end, OTHER, address, port, None)
+    if named.server is not None:
+        address = named.server.name
+        if named.server.port is not None:
+            port = named.server.port
     # One for every attempt: the class's own constructor takes twice as long.
     return tuple.__new__(
-        MetricKey,
-        (
-            workload,
-            verdict.outcome,
-            error_type(verdict),
-            network_type(event.family),
-            executable_name,
-            address,
-            port,
-            service_peer_name,
-        ),
+        MetricKey, (named.workload, end, named.process.executable_name, address, port, named.service_peer_name)
     )
+
+
+@lru_cache(512)
+def _end(verdict: Verdict, family: int) -> End:
+    return End(verdict.outcome, error_type(verdict), network_type(family))
+
+
+def metric_attributes(key: MetricKey) -> Attributes:
+    """Return the attributes of a set: all that its key says, but for the workload."""
+    attributes = {
+        OUTCOME: key.end.outcome.value,
+        ERROR_TYPE: key.end.error_type,
+        NETWORK_TYPE: key.end.network_type,
+        PROCESS_EXECUTABLE_NAME: key.executable_name,
+        SERVER_ADDRESS: key.address,
+        SERVER_PORT: key.port,
+        SERVICE_PEER_NAME: key.service_peer_name,
+    }
+    return tuple((name, value) for name, value in attributes.items() if value is not None)
 
 
 class Limits(NamedTuple):
@@ -87,42 +99,32 @@ class Limits(NamedTuple):
     """Besides ``_other``."""
 
 
+class Moment(NamedTuple):
+    """A time on both clocks: that of the wall, which may be set, and the one that only goes forward; ns."""
+
+    unix_ns: int
+    monotonic_ns: int
+
+
 class Series:
     """One attribute set of a workload, how many attempts it has had since it began, and how long they took."""
 
     __slots__ = ("began", "changed_ns", "count", "durations", "fragments", "overflowed", "reported", "workload")
 
-    def __init__(self, key: MetricKey, *, overflowed: bool) -> None:
-        attributes = {
-            OUTCOME: key.outcome.value,
-            ERROR_TYPE: key.error_type,
-            NETWORK_TYPE: key.network_type,
-            PROCESS_EXECUTABLE_NAME: key.executable_name,
-            SERVER_ADDRESS: key.address,
-            SERVER_PORT: key.port,
-            SERVICE_PEER_NAME: key.service_peer_name,
-        }
+    def __init__(self, key: MetricKey, began: Moment, *, overflowed: bool) -> None:
         self.workload = key.workload
-        self.fragments = [key_value(name, value) for name, value in attributes.items() if value is not None]
+        self.fragments = [remembered_key_value(name, value) for name, value in metric_attributes(key)]
         """Its attributes, encoded (see ``wire``)."""
         self.count = 0
         self.durations: Durations | None = None
         """``None`` before the first attempt with an end."""
-        self.began: Moment | None = None
-        """``None`` before the first attempt."""
+        self.began = began
         self.reported = 0
         """What the count was at the last collection."""
         self.changed_ns = 0
         """When a collection last found it changed (monotonic)."""
         self.overflowed = overflowed
         """Whether some attributes had to be given up."""
-
-
-class Moment(NamedTuple):
-    """A time on both clocks: that of the wall, which may be set, and the one that only goes forward; ns."""
-
-    unix_ns: int
-    monotonic_ns: int
 
 
 class AttributeSets:
@@ -140,42 +142,42 @@ class AttributeSets:
         self._coarse: dict[MetricKey, Series] = {}
         self._sizes: Counter[Workload] = Counter()
 
-    def find(self, key: MetricKey) -> Series:
-        """Return the series to count under."""
+    def find(self, key: MetricKey, now: Moment) -> Series:
+        """Return the series to count under; a new one begins now."""
         series = self._exact.get(key)
         if series is not None:
             return series
         if self._has_room(key.workload, 8):
-            return self._add(self._exact, key, overflowed=False)
-        return self._find_named(key)
+            return self._add(self._exact, key, now, overflowed=False)
+        return self._find_named(key, now)
 
-    def find_tallied(self, key: MetricKey, detail: Detail) -> Series:
+    def find_tallied(self, key: MetricKey, now: Moment, detail: Detail) -> Series:
         """Return the series to count attempts under that are known in so much detail."""
         match detail:
             case Detail.WHOLE:
-                return self.find(key)
+                return self.find(key, now)
             case Detail.WITHOUT_PEER:
-                return self._find_named(key)
+                return self._find_named(key, now)
             case Detail.WITHOUT_PROCESS:
-                return self._find_coarse(key)
+                return self._find_coarse(key, now)
 
-    def _find_named(self, key: MetricKey) -> Series:
+    def _find_named(self, key: MetricKey, now: Moment) -> Series:
         named = key._replace(address=OTHER)
         series = self._named.get(named)
         if series is not None:
             return series
         if self._has_room(key.workload, 9):
-            return self._add(self._named, named, overflowed=True)
-        return self._find_coarse(key)
+            return self._add(self._named, named, now, overflowed=True)
+        return self._find_coarse(key, now)
 
-    def _find_coarse(self, key: MetricKey) -> Series:
+    def _find_coarse(self, key: MetricKey, now: Moment) -> Series:
         coarse = key._replace(address=OTHER, executable_name=OTHER, port=None, service_peer_name=None)
         series = self._coarse.get(coarse)
         if series is not None:
             return series
         if not self._has_room(key.workload, 10, coarse=True):
             coarse = coarse._replace(workload=OTHER_WORKLOAD)
-        return self._coarse.get(coarse) or self._add(self._coarse, coarse, overflowed=True)
+        return self._coarse.get(coarse) or self._add(self._coarse, coarse, now, overflowed=True)
 
     def _has_room(self, workload: Workload, tenths: int, *, coarse: bool = False) -> bool:
         limits, size = self._limits, self._sizes.get(workload, 0)
@@ -183,9 +185,9 @@ class AttributeSets:
         of_workload = coarse or size < limits.sets_of_workload * tenths // 10
         return of_all and of_workload and (size > 0 or len(self._sizes) < limits.workloads)
 
-    def _add(self, tier: dict[MetricKey, Series], key: MetricKey, *, overflowed: bool) -> Series:
+    def _add(self, tier: dict[MetricKey, Series], key: MetricKey, now: Moment, *, overflowed: bool) -> Series:
         self._sizes[key.workload] += 1
-        series = tier[key] = Series(key, overflowed=overflowed)
+        series = tier[key] = Series(key, now, overflowed=overflowed)
         return series
 
     def by_workload(self) -> dict[Workload, list[Series]]:

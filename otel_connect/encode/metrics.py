@@ -85,20 +85,28 @@ class AttemptMetrics:
         """Count a batch; ``contexts`` are the ids of the attempts' spans, which become exemplars."""
         now = self._clock()
         for attempt, context in zip(attempts, contexts or repeat(None)):  # noqa: B905 - endless
-            event = attempt.event
-            series = self._counted(self._sets.find(metric_key(attempt)), 1, now)
-            if event.duration_ns is not None:
-                seconds = event.duration_ns / 1e9
+            duration_ns = attempt.event.duration_ns
+            series = self._sets.find(metric_key(attempt), now)
+            series.count += 1
+            if series.overflowed:
+                self.overflowed += 1
+            if duration_ns is not None:
+                seconds = duration_ns / 1e9
                 sample = None if context is None else Sample(seconds, context, now.unix_ns)
-                self._durations_of(series).add(seconds, 1, sample)
+                durations = series.durations or self._begin_durations(series)
+                durations.add(seconds, 1, sample)
 
     def record_tallied(self, tallied: Sequence[Tallied]) -> None:
         """Count attempts that have no record; their durations at the mean of those that were tallied together."""
         now = self._clock()
         for alike in tallied:
-            series = self._counted(self._sets.find_tallied(metric_key(alike), alike.detail), alike.attempts, now)
+            series = self._sets.find_tallied(metric_key(alike), now, alike.detail)
+            series.count += alike.attempts
+            if series.overflowed:
+                self.overflowed += alike.attempts
             if alike.duration_ns is not None:
-                self._durations_of(series).add(alike.duration_ns / alike.attempts / 1e9, alike.attempts)
+                durations = series.durations or self._begin_durations(series)
+                durations.add(alike.duration_ns / alike.attempts / 1e9, alike.attempts)
 
     def collect(self) -> list[Request]:
         """Return what has been recorded as export requests; with delta temporality it starts anew.
@@ -141,17 +149,8 @@ class AttemptMetrics:
                 series.reported, series.changed_ns = series.count, now.monotonic_ns
         self._sets.forget_before(now.monotonic_ns - self.expire_s * _SECOND_NS)
 
-    def _counted(self, series: Series, attempts: int, now: Moment) -> Series:
-        if series.began is None:
-            series.began = now
-        series.count += attempts
-        if series.overflowed:
-            self.overflowed += attempts
-        return series
-
-    def _durations_of(self, series: Series) -> Durations:
-        if series.durations is None:
-            series.durations = self._new_durations()
+    def _begin_durations(self, series: Series) -> Durations:
+        series.durations = self._new_durations()
         return series.durations
 
     def _register(self, meter: Meter) -> None:

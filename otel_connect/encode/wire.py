@@ -52,7 +52,7 @@ def fragments(attempt: Attempt) -> list[bytes]:
         *_identity(identity(attempt)),
     ]
     parts += [
-        key_value(key, value) if key in _UNIQUE else _remembered(key, value)
+        key_value(key, value) if key in _UNIQUE else remembered_key_value(key, value)
         for key, value in measured_attributes(attempt)
     ]
     return parts
@@ -105,6 +105,10 @@ def key_value(key: str, value: Value) -> bytes:
     if isinstance(value, float):
         return _up_to_double(key) + _double(value)
     return _fragment(key, _any_value(value))
+
+
+remembered_key_value = lru_cache(4096)(key_value)
+"""The same, for what repeats."""
 
 
 def key_value_message(key: str, value: Value) -> KeyValue:
@@ -175,6 +179,5 @@ def _identity(who: Identity) -> tuple[bytes, ...]:
     return _encoded(identity_attributes(who))
 
 
-_remembered = lru_cache(4096)(key_value)
 _SCOPE = message(b"\x0a", text(b"\x0a", SCOPE) + text(b"\x12", __version__))
 _SCHEMA_URL = text(b"\x1a", SCHEMA_URL)

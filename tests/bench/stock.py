@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from otel_connect.encode.attempt_points import ATTEMPT_DURATION, ATTEMPTS
 from otel_connect.encode.attributes import EVENT_NAME, SCOPE, attempt_attributes, is_failure, severity
-from otel_connect.encode.cardinality import metric_key
+from otel_connect.encode.cardinality import metric_attributes, metric_key
 from otel_connect.encode.line import display_line
 from otel_connect.encode.spans import SPAN_NAME
 from otel_connect.model import Attempt
@@ -85,9 +85,7 @@ class StockSdk:
         """Make log records and metrics of a batch and spans of some, and wait for their export."""
         self.logs(attempts)
         for attempt in attempts:
-            key = metric_key(attempt)
-            pairs = zip(key._fields[1:], key[1:], strict=True)  # all but the workload
-            attributes = {name: value for name, value in pairs if value is not None}
+            attributes = dict(metric_attributes(metric_key(attempt)))
             self._attempts.add(1, attributes)
             if attempt.event.duration_ns is not None:
                 self._duration.record(attempt.event.duration_ns / 1e9, attributes)

@@ -37,6 +37,7 @@ BOUNDARIES = [
 ]
 SECOND = 1_000_000_000
 START_NS = 1_700_000_000 * SECOND
+NOW = Moment(START_NS, 5 * SECOND)
 TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 
@@ -45,7 +46,7 @@ class Clocks:
     """Two clocks that a test moves."""
 
     def __init__(self) -> None:
-        self.unix_ns, self.monotonic_ns = START_NS, 5 * SECOND
+        self.unix_ns, self.monotonic_ns = NOW
 
     def __call__(self) -> Moment:
         return Moment(self.unix_ns, self.monotonic_ns)
@@ -132,6 +133,12 @@ def attributes_of(point: Any) -> dict[str, Any]:
         pair.key: pair.value.string_value if pair.value.WhichOneof("value") == "string_value" else pair.value.int_value
         for pair in point.attributes
     }
+
+
+def named_values(attempt: Attempt) -> tuple[Any, ...]:
+    """Return the values of ``NAMES``."""
+    _, end, *others = metric_key(attempt)
+    return (*end, *others)
 
 
 def total(metric: Metric | None) -> int:
@@ -373,7 +380,7 @@ def test_joined_bytes_are_what_protobuf_reads(batch: list[Attempt], temporality:
     times = {"start_time_unix_nano": START_NS, "time_unix_nano": clocks.unix_ns}
     enum = "AGGREGATION_TEMPORALITY_DELTA" if temporality else "AGGREGATION_TEMPORALITY_CUMULATIVE"
     expected = []
-    for resource, keyed in by_resource(batch, [metric_key(attempt)[1:] for attempt in batch]):
+    for resource, keyed in by_resource(batch, [named_values(attempt) for attempt in batch]):
         counter = Metric(name="otel_connect.attempts", unit="{attempt}", description="TCP connect attempts that ended.")
         counter.sum.is_monotonic, counter.sum.aggregation_temporality = True, AggregationTemporality.Value(enum)
         for key, count in Counter(keyed).items():
@@ -410,7 +417,7 @@ def peer(number: int, workload: int = 0) -> Attempt:
 
 def test_past_the_limit_addresses_then_names_become_other() -> None:
     sets = AttributeSets(Limits(sets_of_workload=100))
-    found = [sets.find(metric_key(peer(number))) for number in range(200)]
+    found = [sets.find(metric_key(peer(number)), NOW) for number in range(200)]
     folded = [
         attributes_of(NumberDataPoint.FromString(b"".join(b"\x3a" + one for one in series.fragments)))
         for series in found
@@ -422,7 +429,7 @@ def test_past_the_limit_addresses_then_names_become_other() -> None:
     coarse = [a for a in folded if a["process.executable.name"] == "_other"]
     assert all("server.port" not in attributes for attributes in coarse)
     # What was let in stays in.
-    assert [sets.find(metric_key(peer(number))) for number in range(200)] == found
+    assert [sets.find(metric_key(peer(number)), NOW) for number in range(200)] == found
 
 
 @given(st.lists(attempts, max_size=60), st.integers(0, 40))
