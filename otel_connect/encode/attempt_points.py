@@ -51,15 +51,18 @@ class AttemptPoints:
         A workload is in one of them whole, and none is much larger than a megabyte: what a request may have at the
         most is a multiple of that.
         """
-        body, points = b"", 0
+        bodies: list[bytes] = []
+        size = points = 0
         for workload, series in workloads.items():
-            of_workload, more = self._of_workload(workload, series, now)
-            body, points = body + of_workload, points + more
-            if len(body) >= _ENOUGH_BYTES:
-                yield body, points
-                body, points = b"", 0
-        if body:
-            yield body, points
+            body, more = self._of_workload(workload, series, now)
+            bodies.append(body)
+            size, points = size + len(body), points + more
+            if size >= _ENOUGH_BYTES:
+                yield b"".join(bodies), points
+                bodies.clear()
+                size = points = 0
+        if bodies:
+            yield b"".join(bodies), points
 
     def _of_workload(self, workload: Workload, series: Sequence[Series], now: Moment) -> tuple[bytes, int]:
         times = [_times(_START, started(one, now), _TIME, now.unix_ns) for one in series]
