@@ -125,6 +125,7 @@ _OUTCOME_ERROR_TYPES = {
     Outcome.ABANDONED: "canceled",
     Outcome.UNKNOWN: _OTHER,
 }
+_NO_FAILURES = frozenset((Outcome.ESTABLISHED, Outcome.PENDING))
 
 
 class Severity(NamedTuple):
@@ -140,9 +141,8 @@ WARN = Severity(13, "WARN")
 
 def is_failure(attempt: Attempt) -> bool:
     """Whether somebody may have to act: everything but success, still pending and superseded."""
-    if attempt.verdict.outcome is Outcome.ABANDONED:
-        return not attempt.superseded
-    return attempt.verdict.outcome not in {Outcome.ESTABLISHED, Outcome.PENDING}
+    outcome = attempt.verdict.outcome
+    return not attempt.superseded if outcome is Outcome.ABANDONED else outcome not in _NO_FAILURES
 
 
 def severity(attempt: Attempt) -> Severity:
