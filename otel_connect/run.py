@@ -52,9 +52,7 @@ def run_agent(
     host_processes = sees_host_processes()
     if not host_processes:
         _log.warning("this PID namespace is not the host's: the agent's own attempts are not left out (use --pid=host)")
-    # What is here now stays; attempts are short-lived tuples without cycles, of which thousands are normal.
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    calm_collector()
     with ExitStack() as stack:
         manager = ServiceManager(os.environ, os.getpid())
         stack.callback(manager.close)
@@ -91,6 +89,12 @@ def run_agent(
         manager.ready(f"capturing, to {where}")
         output.event(started(capture.hooks))
         agent.run(signals, duration_s, life)
+
+
+def calm_collector() -> None:
+    """Look for garbage seldom: attempts are short-lived tuples without cycles, of which thousands are normal."""
+    gc.freeze()  # what is here now stays
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry, str]:

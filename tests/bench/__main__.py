@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
+from otel_connect.run import calm_collector
 from tests.bench.agent import Backend
 from tests.bench.footprint import measure_footprint
 from tests.bench.load import compiled_load
@@ -29,6 +30,7 @@ def main() -> int:
     print(_machine(plan), flush=True)
     # The load pins itself to a core of its own; everything else shares the other one.
     os.sched_setaffinity(0, {plan.agent_core})
+    calm_collector()  # as in the agent; the stock SDK, in the same process, has it as easy
     right = [_PARTS[part](plan) for part in arguments.parts or _PARTS]
     return 0 if all(right) else 1
 
