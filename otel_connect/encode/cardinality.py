@@ -171,7 +171,7 @@ class AttributeSets:
         return self._find_coarse(key, now)
 
     def _find_coarse(self, key: MetricKey, now: Moment) -> Series:
-        coarse = key._replace(address=OTHER, executable_name=OTHER, port=None, service_peer_name=None)
+        coarse = MetricKey(key.workload, key.end, OTHER, OTHER, None, None)
         series = self._coarse.get(coarse)
         if series is not None:
             return series
