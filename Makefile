@@ -28,7 +28,7 @@ demo: ## make a handful of attempts with different ends, to look at in `make run
 check: setup-tests ## format, lint and types, without tests
 	@$(VENV)/ruff format --check -q $(SOURCES)
 	@$(VENV)/ruff check -q $(SOURCES)
-	@$(VENV)/clang-format --dry-run -Werror probes/connect.c probes/connect.h
+	@$(VENV)/clang-format --dry-run -Werror probes/*.c probes/*.h
 	@$(VENV)/mypy --no-error-summary $(SOURCES)
 
 .PHONY: test
@@ -55,7 +55,7 @@ lock: ## resolve the locked dependencies anew
 format: setup-tests ## format everything
 	@$(VENV)/ruff format -q $(SOURCES)
 	@$(VENV)/ruff check -q --fix $(SOURCES)
-	@$(VENV)/clang-format -i probes/connect.c probes/connect.h
+	@$(VENV)/clang-format -i probes/*.c probes/*.h
 
 .PHONY: clean
 clean: ## remove the environment and what tools leave behind

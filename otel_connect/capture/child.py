@@ -9,8 +9,10 @@ both processes share.
 import importlib
 import json
 import os
+import re
 import socket
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 MAPS = (
@@ -22,6 +24,8 @@ STATE_HOOK = "inet_sock_set_state"
 END_PROGRAMS = ("end_attempt", "end_attempt_again")
 STATE_PROGRAMS = ("begin_attempt", *END_PROGRAMS)
 """Attached to the state hook in this order; why there are three: probes/connect.c."""
+
+_INCLUDE = re.compile(r'#include "(\S+)"')
 
 
 class Loaded(NamedTuple):
@@ -40,12 +44,27 @@ class LoadError(Exception):
         self.cause = cause
 
 
-def load(source: str, flags: list[str]) -> Loaded:
-    """Compile, load and attach the probes in ``source``; raises LoadError."""
+def joined(program: Path) -> str:
+    """Return the program with its parts in the places of ``#include "part"``; compilers name the part and its line.
+
+    bcc writes ``map.lookup(…)`` and its like anew, but only in the text that it is handed, not in what that includes.
+    """
+    lines = []
+    for number, line in enumerate(program.read_text(encoding="utf-8").splitlines(), 1):
+        if include := _INCLUDE.match(line):
+            part = (program.parent / include[1]).read_text(encoding="utf-8").rstrip()
+            lines += [f'#line 1 "{include[1]}"', part, f'#line {number + 1} "{program.name}"']
+        else:
+            lines.append(line)
+    return "\n".join([*lines, ""])
+
+
+def load(program: Path, flags: list[str]) -> Loaded:
+    """Compile, load and attach the probes in ``program``; raises LoadError."""
     bcc = _bindings()
     library = importlib.import_module("bcc.libbcc").lib
     try:
-        module = bcc.BPF(src_file=source, cflags=flags)
+        module = bcc.BPF(text=joined(program), cflags=flags)
         state_hooks = {
             f"raw_tracepoint:{STATE_HOOK}/{name}": _attach_raw(bcc, library, module, name) for name in STATE_PROGRAMS
         }
@@ -86,7 +105,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     order = json.loads(sys.argv[2])
     try:
-        loaded = load(order["source"], order["flags"])
+        loaded = load(Path(order["program"]), order["flags"])
     except LoadError as error:
         channel.sendall(json.dumps({"cause": error.cause, "detail": str(error)}).encode())
     else:

@@ -27,8 +27,8 @@ def load_probes(numbers: Mapping[str, int]) -> Loaded:
     """
     probes = probe_directory()
     order = {
-        "source": str(probes / "connect.c"),
-        "flags": [f"-I{probes}", *(f"-D{name}={value}" for name, value in numbers.items())],
+        "program": str(probes / "connect.c"),
+        "flags": [f"-D{name}={value}" for name, value in numbers.items()],
     }
     try:
         scratch = tempfile.mkdtemp(prefix="otel-connect-")  # 0700: bcc trusts what it finds in TMPDIR

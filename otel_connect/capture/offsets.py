@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.errors import ProbeError
 
-# Name in probes/connect.c → structure, and its path; a second path is the name in other kernels.
+# Name in the probes → structure, and its path; a second path is the name in other kernels.
 MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_sock__skc_family": ("sock", "__sk_common.skc_family"),
     "OFF_sock__skc_state": ("sock", "__sk_common.skc_state"),
@@ -59,7 +59,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_task_struct__tgid": ("task_struct", "tgid"),
 }
 
-# What can be done without: the switch in probes/connect.c, on where this kernel has all the members.
+# What can be done without: the switch in the probes, on where this kernel has all the members.
 OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
     "OTC_CGROUPS": {
         "OFF_task_struct__cgroups": ("task_struct", "cgroups"),

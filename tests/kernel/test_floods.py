@@ -335,7 +335,7 @@ def refuse(port: int, times: int, pauses: Mapping[int, float] | None = None) -> 
 
 
 class Bucket:
-    """What probes/connect.c does with a bucket: the time up to which its tokens are spent."""
+    """What probes/limits.h does with a bucket: the time up to which its tokens are spent."""
 
     def __init__(self, rate: int, burst: int) -> None:
         self._cost = 1_000_000_000 // rate

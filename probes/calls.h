@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * connect() calls, each from its beginning to its return: what the state hook cannot see of an attempt.
+ */
+
+/* One connect() call of one thread. */
+struct call {
+	u64 enter_ns;
+	u64 sk;       /* the socket of the descriptor */
+	u64 attempt;  /* the sk that went to SYN_SENT inside this call: an MPTCP subflow's differs */
+	u64 sockaddr; /* the caller's pointer */
+	u32 length;
+	u16 protocol;
+	u16 requested_family;
+	u16 requested_port;
+	u8 flags;
+	u8 padding[5];
+	u8 requested_address[16];
+};
+
+/* Thread -> its connect() call. Inserted at sys_enter, deleted at sys_exit, which also runs on SIGKILL. */
+BPF_HASH(calls, u64, struct call, 16384);
+
+/* The socket of a descriptor of this task, or 0. */
+static __always_inline u64 socket_of(u32 fd)
+{
+	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, socket = 0, back = 0;
+	u32 size = 0;
+
+	READ(files, task, OFF_task_struct__files);
+	READ(table, files, OFF_files_struct__fdt);
+	READ(size, table, OFF_fdtable__max_fds);
+	if (fd >= size)
+		return 0;
+	READ(array, table, OFF_fdtable__fd);
+	READ(file, array, fd * sizeof(u64));
+	if (!file)
+		return 0;
+	READ(socket, file, OFF_file__private_data);
+	if (!socket)
+		return 0;
+	READ(back, socket, OFF_socket__file);
+	return back == file ? socket : 0; /* only a socket's private data points back */
+}
+
+/* Copy the address that the caller asks for, if its memory can be read now. */
+static __always_inline void read_requested(struct call *call)
+{
+	u8 address[28] = {}; /* sockaddr_in6; a sockaddr_in has 16 bytes and may end at an unmapped page */
+	long failed;
+
+	if (call->length >= 28)
+		failed = bpf_probe_read_user(address, 28, (void *)call->sockaddr);
+	else if (call->length >= 16)
+		failed = bpf_probe_read_user(address, 16, (void *)call->sockaddr);
+	else
+		return;
+	if (failed)
+		return;
+	__builtin_memcpy(&call->requested_family, address, 2);
+	__builtin_memcpy(&call->requested_port, address + 2, 2);
+	if (call->requested_family == OTC_AF_INET6)
+		__builtin_memcpy(call->requested_address, address + 8, 16);
+	else
+		__builtin_memcpy(call->requested_address, address + 4, 4);
+	call->flags |= OTC_FLAG_REQUESTED;
+}
+
+static __always_inline void fill_call(struct otc_event *event, struct call *call)
+{
+	event->hooks |= OTC_HOOK_ENTER;
+	event->flags |= call->flags;
+	event->requested_family = call->requested_family;
+	event->requested_port = call->requested_port;
+	__builtin_memcpy(event->requested_address, call->requested_address, 16);
+}
