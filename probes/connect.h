@@ -93,6 +93,7 @@ struct otc_tally_key {
 	__u64 cgroup_id;
 	__u32 pid;
 	__u32 uid;
+	__u32 netns; /* as long as the peer is known: its address means something there */
 	__s32 sk_err;
 	__s32 sk_err_soft;
 	__s32 returned;
@@ -107,7 +108,7 @@ struct otc_tally_key {
 	__u8 withheld; /* enum otc_withheld */
 	__u8 detail;   /* enum otc_detail */
 	__u8 ended;    /* whether an end was seen: duration_ns counts it */
-	__u8 padding[6];
+	__u8 padding[2];
 	__u8 address[16]; /* of the peer, or the one that was asked for when there was no SYN */
 	char comm[16];
 };

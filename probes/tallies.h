@@ -47,6 +47,7 @@ static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc
 	key->cgroup_id = event->cgroup_id;
 	key->pid = event->pid;
 	key->uid = event->uid;
+	key->netns = event->netns;
 	__builtin_memcpy(key->comm, event->comm, 16);
 }
 
@@ -61,6 +62,7 @@ static __always_inline void forget_peer(struct otc_tally_key *key)
 	if (key->address_family == OTC_AF_INET6 && !high && middle == OTC_MAPPED)
 		key->address_family = OTC_AF_INET;
 	key->flags = 0;
+	key->netns = 0;
 	key->port = 0;
 	__builtin_memset(key->address, 0, 16);
 	key->detail = OTC_WITHOUT_PEER;

@@ -12,8 +12,10 @@ import dns.message
 import dns.rrset
 import pytest
 
+from otel_connect.config import CaptureConfig
 from otel_connect.model import ServerName
 from tests.support import runtimes
+from tests.support.flood import Floods
 from tests.support.naming import Naming, with_files
 from tests.support.network import NetworkNamespace
 from tests.support.resolver import Resolver
@@ -136,6 +138,22 @@ def test_a_name_does_not_leave_its_network_namespace(place: Place) -> None:
     assert place.named(python("127.0.0.84")) == ServerName("elsewhere.test", "dns", "namespace")
     with NetworkNamespace() as beside:
         assert place._replace(namespace=beside).named(python("127.0.0.84")) is None
+
+
+def test_what_a_flood_leaves_without_records_has_the_name_of_its_network_namespace(place: Place) -> None:
+    config = CaptureConfig(process_rate=1, process_burst=8)
+    with NetworkNamespace() as beside, Naming(config) as naming, Floods() as floods:
+        naming.listened(place.namespace.inode)
+        with Resolver({"flood.test": [("A", "127.0.0.1")]}, place.namespace):
+            assert place._replace(naming=naming).named(python("flood.test")) == ServerName(
+                "flood.test", "dns", "process"
+            )
+        inside, outside = (
+            floods.start("refused", 5000, namespace=namespace) for namespace in (place.namespace, beside)
+        )
+        assert naming.counted(inside.pid, 5000) == {ServerName("flood.test", "dns", "namespace"): 5000}
+        assert naming.counted(outside.pid, 5000) == {None: 5000}
+        assert naming.withheld(inside.pid) > 4000
 
 
 def test_answers_that_nobody_asked_for_name_nothing(place: Place) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from otel_connect.model import Outcome
+from tests.support.network import NetworkNamespace
 
 _SOURCE = Path(__file__).with_name("flood.c")
 _OUTCOMES = (Outcome.ESTABLISHED, Outcome.REFUSED, Outcome.LOCAL_ERROR)
@@ -18,9 +19,7 @@ _OUTCOMES = (Outcome.ESTABLISHED, Outcome.REFUSED, Outcome.LOCAL_ERROR)
 class Flood:
     """One program at work; leaving the context kills it if it is not over."""
 
-    def __init__(self, program: Path, mode: str, count: int, rate: int | None, cgroup: Path | None) -> None:
-        pace = [] if rate is None else [str(rate)]
-        command = [str(program), mode, str(count), *pace]
+    def __init__(self, command: list[str], cgroup: Path | None) -> None:
         if cgroup is not None:  # the shell moves itself, then becomes the program: it never runs elsewhere
             command = ["sh", "-c", f'echo $$ > "{cgroup}/cgroup.procs" && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -69,13 +68,21 @@ class Floods:
         self._stack.__exit__(kind, error, trace)
 
     def start(
-        self, mode: str, count: int = 0, *, name: str = "flood", rate: int | None = None, cgroup: Path | None = None
+        self,
+        mode: str,
+        count: int = 0,
+        *,
+        name: str = "flood",
+        rate: int | None = None,
+        cgroup: Path | None = None,
+        namespace: NetworkNamespace | None = None,
     ) -> Flood:
-        """Start it under a name: so many attempts (0: until ``stop``), by ``rate`` a second, in a cgroup."""
+        """Start it under a name: so many attempts (0: until it is told to end), by ``rate`` a second, somewhere."""
         program = self._directory / name
         if not program.exists():
             os.link(self._directory / "flood", program)
-        return self._stack.enter_context(Flood(program, mode, count, rate, cgroup))
+        command = [str(program), mode, str(count), *([] if rate is None else [str(rate)])]
+        return self._stack.enter_context(Flood(command if namespace is None else namespace.command(command), cgroup))
 
 
 @contextmanager

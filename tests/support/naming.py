@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.packets import Packets, listen
 from otel_connect.config import CaptureConfig, EnrichConfig
 from otel_connect.figures import AgentState, NamesState
-from otel_connect.model import Attempt, Tallied, ThrottleEvent
+from otel_connect.model import Attempt, ServerName, Tallied, ThrottleEvent
 from otel_connect.running import make_enricher
 from tests.support.collector import await_until
 
@@ -23,13 +24,14 @@ class Collected:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
+        self.tallied: list[Tallied] = []
         self.state: AgentState | None = None
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         self.attempts += attempts
 
     def count(self, tallied: Sequence[Tallied]) -> None:
-        del tallied
+        self.tallied += tallied
 
     def throttled(self, events: Sequence[ThrottleEvent]) -> None:
         del events
@@ -44,9 +46,12 @@ class Collected:
 class Naming:
     """Captures and names every attempt of the host as long as the context lasts."""
 
+    def __init__(self, config: CaptureConfig | None = None) -> None:
+        self._config = config or CaptureConfig()
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._capture = stack.enter_context(KernelCapture(CaptureConfig(), os.getpid(), askers=True))
+            self._capture = stack.enter_context(KernelCapture(self._config, os.getpid(), askers=True))
             listening = listen()
             assert listening is not None
             self._packets: Packets = stack.enter_context(listening)
@@ -89,6 +94,24 @@ class Naming:
 
         await_until(lambda: len(ours()) >= count)
         return ours()
+
+    def counted(self, pid: int, count: int) -> Counter[ServerName | None]:
+        """Wait until so many attempts of a process have a record or are tallied; say how many were called what."""
+
+        def ours() -> Counter[ServerName | None]:
+            names: Counter[ServerName | None] = Counter()
+            names.update(one.named.server for one in self._output.attempts if one.event.pid == pid)
+            for one in self._output.tallied:
+                if one.event.pid == pid and one.named is not None:
+                    names[one.named.server] += one.attempts
+            return names
+
+        await_until(lambda: ours().total() >= count)
+        return ours()
+
+    def withheld(self, pid: int) -> int:
+        """Say how many attempts of a process were tallied so far."""
+        return sum(one.attempts for one in self._output.tallied if one.event.pid == pid)
 
 
 def _ports(attempt: Attempt) -> tuple[int | None, int | None]:

@@ -27,15 +27,15 @@ def decode(attempts: int = 3, duration_ns: int = 600, **fields: Any) -> Tally:
 
 def test_a_tally_of_refused_attempts_is_decoded_whole() -> None:
     tally = decode(
-        process_start_ns=40, cgroup_id=9, pid=7, uid=1000, sk_err=111, family=AF_INET, address_family=AF_INET,
-        port=htons(443), ending=Ending.CLOSED, hooks=Hook.SYN_SENT, withheld=Withheld.CGROUP_RATE, ended=1,
-        address=inet_aton("10.0.0.2"), comm=b"curl",
+        process_start_ns=40, cgroup_id=9, pid=7, uid=1000, netns=4026531840, sk_err=111, family=AF_INET,
+        address_family=AF_INET, port=htons(443), ending=Ending.CLOSED, hooks=Hook.SYN_SENT,
+        withheld=Withheld.CGROUP_RATE, ended=1, address=inet_aton("10.0.0.2"), comm=b"curl",
     )  # fmt: skip
     event = tally.event
     assert (tally.withheld, tally.detail) == (Withheld.CGROUP_RATE, Detail.WHOLE)
     assert (tally.attempts, tally.duration_ns) == (3, 600)
     assert (tally.first_unix_ns, tally.last_unix_ns) == (1_000_010, 1_000_020)
-    assert (event.pid, event.uid, event.cgroup_id, event.comm) == (7, 1000, 9, "curl")
+    assert (event.pid, event.uid, event.cgroup_id, event.netns, event.comm) == (7, 1000, 9, 4026531840, "curl")
     assert (event.process_start_boot_ns, event.process_start_unix_ns) == (40, 2_000_040)
     assert event.target == ("10.0.0.2", 443)
     assert event.duration_ns is None
