@@ -55,7 +55,6 @@ class Names:
         self._by_process: LRUCache[tuple[_Process, str], tuple[_Known, ...]] = LRUCache(remembered)
         self._by_namespace: LRUCache[tuple[int, str], tuple[_Known, ...]] = LRUCache(remembered)
         self._learned = 0
-        self._now = 0
 
     def ask(self, askers: Iterable[Asker]) -> None:
         """Take note of who asks from which port."""
@@ -70,14 +69,13 @@ class Names:
     def see(self, segments: Iterable[Segment]) -> None:
         """Take packets in the order they passed."""
         for segment in segments:
-            self._now = segment.at_unix_ns
             for lookup in self._lookups.see(segment):
                 self._learn(lookup)
 
     def of(self, event: ConnectEvent) -> ServerName | None:
         """Return the name that an attempt meant to reach, ``None`` where none was seen."""
         process = event.pid, event.process_start_boot_ns
-        at = event.start_unix_ns or self._now  # attempts that were only counted have no beginning of their own
+        at = event.start_unix_ns
         # What the program asked for: between it and the peer may be a load balancer of sockets.
         asked, reached = (event.requested_address, event.requested_port), (event.peer_address, event.peer_port)
         for address, port in dict.fromkeys((asked, reached)):

@@ -110,13 +110,6 @@ def test_what_was_dialled_counts_before_what_was_reached() -> None:
     assert names.of(attempt(peer_address=None, requested_address=None)) is None
 
 
-def test_attempts_that_were_only_counted_have_the_name_of_their_process() -> None:
-    names = Names(HostsTable())
-    names.ask([asker()])
-    lookup(names, "web.test")
-    assert names.of(attempt(at=0, netns=0)) == named("web.test")
-
-
 @pytest.mark.parametrize(
     ("requested", "peer", "port"),
     [
