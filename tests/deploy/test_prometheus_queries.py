@@ -15,7 +15,7 @@ from tests.support.agent import RunningAgent
 from tests.support.bench import Bench, Family, Target
 from tests.support.collector import Collector, await_until
 from tests.support.peer import Answer, Behaviour
-from tests.support.prometheus import Monitoring
+from tests.support.prometheus import Monitoring, as_grafana_sends
 from tests.support.queries import Query, queries
 
 pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
@@ -25,8 +25,6 @@ EXAMPLE = ROOT / "examples" / "collector-config" / "prometheus.yaml"
 FASTER = 60
 """A scrape in a quarter of a second; the queries stay as they are."""
 NOBODY = "http://127.0.0.1:9/"
-PLACES = ("server", "program", "agent")
-"""What a viewer of a dashboard chooses; at first it is all."""
 
 
 class Filled(NamedTuple):
@@ -85,9 +83,7 @@ def _panels() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("query", [query for _, query in _panels()], ids=[name for name, _ in _panels()])
 def test_no_panel_is_empty(query: str, filled: Filled) -> None:
-    query = query.replace("$__rate_interval", "1m")
-    for place in PLACES:
-        query = query.replace(f"${place}", ".*")
+    query = as_grafana_sends(query, "1m")
     assert "$" not in query
     await_until(lambda: filled.monitoring.query(query), 20)
 

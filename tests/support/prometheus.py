@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import threading
 import urllib.parse
@@ -30,6 +31,11 @@ _FETCH = ROOT / "tests" / "deploy" / "prometheus.sh"
 _START_STOP_SECONDS = 30.0
 
 Labels = dict[str, str]
+
+
+def as_grafana_sends(query: str, interval: str) -> str:
+    """Return the query of a panel with everything chosen in all variables, and a window for its rates."""
+    return re.sub(r'"\$\w+"', '".*"', query).replace("$__rate_interval", interval)
 
 
 @functools.cache
