@@ -5,6 +5,7 @@ A panel is a title, a unit of Grafana and PromQL with its legends. ``FAILED`` is
 cannot tell superseded attempts from others that were given up, so ``abandoned`` is none.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -41,6 +42,11 @@ class Dashboard(NamedTuple):
     title: str
     variables: tuple[Variable, ...]
     panels: tuple[Panel, ...]
+
+    @property
+    def name(self) -> str:
+        """What its files are called, without an ending."""
+        return self.uid.removeprefix("otel-connect-")
 
 
 _ATTEMPTS = "otel_connect_attempts_total"
@@ -257,6 +263,12 @@ AGENT = Dashboard(
 DASHBOARDS = (DESTINATIONS, PROGRAMS, AGENT)
 
 
+def fingerprint(dashboard: Dashboard) -> str:
+    """Return a digest of all that a picture shows of it."""
+    shown = json.dumps([dashboard.title, dashboard.panels], ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
+
+
 def render(dashboard: Dashboard) -> str:
     """Return the JSON that Grafana imports."""
     source = {"type": "prometheus", "uid": "${datasource}"}
@@ -319,7 +331,7 @@ def main() -> int:
     """Write the files, or compare them; returns the exit code."""
     stale = []
     for dashboard in DASHBOARDS:
-        path = FOLDER / f"{dashboard.uid.removeprefix('otel-connect-')}.json"
+        path = FOLDER / f"{dashboard.name}.json"
         text = render(dashboard)
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")

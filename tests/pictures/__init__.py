@@ -1,0 +1,1 @@
+"""Pictures of the dashboards for docs/dashboards.md, of a real run: ``make pictures``."""
