@@ -47,6 +47,10 @@ soak: setup-tests ## the long forms of the tests (about 30 minutes); writes what
 bench: setup-tests ## what the probes cost and how fast the pipeline is, as ratios within one run
 	@$(VENV)/python -m tests.bench
 
+.PHONY: pictures
+pictures: setup-tests ## draw the pictures of docs/dashboards.md anew, of a scene of four minutes
+	@$(VENV)/python -m tests.pictures
+
 .PHONY: lock
 lock: ## resolve the locked dependencies anew
 	@tools/lock.sh

@@ -138,6 +138,11 @@ class Monitoring:
         """Return the labels and values of an instant vector, as of now."""
         return [(series["metric"], float(series["value"][1])) for series in self._result(expression)]
 
+    def history(self, expression: str, times: range) -> list[tuple[Labels, dict[int, float]]]:
+        """Return the labels of each series, and its values by Unix time, where it has one."""
+        found = self._result(expression, "query_range", start=times[0], end=times[-1], step=times.step)
+        return [(series["metric"], {int(time): float(value) for time, value in series["values"]}) for series in found]
+
     def alerts(self, state: str, since_unix_s: float = 0) -> list[Labels]:
         """Return the labels of every alert that was ``pending`` or ``firing`` at an evaluation since a moment."""
         found = self._result(f'ALERTS{{alertstate="{state}"}}[1h]')
@@ -147,9 +152,9 @@ class Monitoring:
             if series["values"][-1][0] >= since_unix_s
         ]
 
-    def _result(self, expression: str) -> list[dict[str, Any]]:
-        question = urllib.parse.urlencode({"query": expression})
-        with DIRECT.open(f"http://{self._prometheus}/api/v1/query?{question}", timeout=10) as answer:
+    def _result(self, expression: str, kind: str = "query", **span: int) -> list[dict[str, Any]]:
+        question = urllib.parse.urlencode({"query": expression, **span})
+        with DIRECT.open(f"http://{self._prometheus}/api/v1/{kind}?{question}", timeout=10) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
