@@ -43,6 +43,10 @@ SOAK ?= tests/fault/test_outage.py tests/fault/test_kills.py tests/fault/test_ag
 soak: setup-tests ## the long forms of the tests (about 30 minutes); writes what came of them into docs/reliability.md
 	@OTEL_CONNECT_SOAK=1 OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(SOAK)
 
+.PHONY: test-kernels
+test-kernels: setup-tests ## boot Debian's kernels in emulated machines and check the agent there (about 20 minutes)
+	@tests/kernels/run.sh $(KERNELS)
+
 .PHONY: bench
 bench: setup-tests ## what the probes cost and how fast the pipeline is, as ratios within one run
 	@$(VENV)/python -m tests.bench

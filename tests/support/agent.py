@@ -29,6 +29,7 @@ class RunningAgent:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str | Path] = (COMMAND, "run"),
+        ready_s: float = _READY_S,
     ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         self._state = tempfile.TemporaryDirectory()
@@ -52,7 +53,7 @@ class RunningAgent:
         for reader in self._readers:
             reader.start()
         try:
-            self.until(lambda: any("capturing" in line for line in self.errors), _READY_S)
+            self.until(lambda: any("capturing" in line for line in self.errors), ready_s)
         except BaseException:
             self.process.kill()
             self._finish()

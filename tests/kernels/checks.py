@@ -1,0 +1,279 @@
+"""What doctor and the agent must show on a kernel; runs as the only program of an emulated machine (``init``).
+
+A line for each check. The agent writes OTLP JSON; what must be in it is known from how the attempts were made.
+"""
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from otel_connect.capture import bpf
+from otel_connect.model import Outcome
+from tests.support.agent import RunningAgent
+from tests.support.bench import Bench
+from tests.support.cases import CASES, Case, run_all
+from tests.support.cgroups import cgroup
+from tests.support.flood import Flood
+from tests.support.ledger import exit_ledgers
+from tests.support.network import closed_port
+from tests.support.otlp_json import data_points
+from tests.support.resolver import Resolver
+
+COMMAND = (sys.executable, "-m", "otel_connect")
+ONCE, FLOOD = "/tests/bin/once", "/tests/bin/flood"
+SETTINGS = Path("/etc/otel-connect.toml")
+SLOW_S = 600.0
+"""How long something may take that has LLVM at work in emulation."""
+WORKERS = 8
+"""With more cases at one time, programs wait longer for a processor than for an answer."""
+
+FILTERED_PORT = 4444
+FILTERED = 5
+FLOODED = 400
+SHORT_LIVED = 10
+GROUP = "otc.slice/short.service"
+PATIENCE = 1_000_000
+"""How many instructions the verifier looks at before it refuses a program, since Linux 5.2."""
+NEXT_ID, OPEN_ID, INFO = 11, 13, 15  # of bpf(): BPF_PROG_GET_NEXT_ID and so on
+VERIFIED_AT = 216  # of struct bpf_prog_info; since Linux 5.16
+
+NAME, ADDRESS = "web.test", "127.0.0.80"
+ASKING = f"""
+import socket
+for found in socket.getaddrinfo("{NAME}", 8080, socket.AF_INET, socket.SOCK_STREAM):
+    with socket.socket(*found[:3]) as made:
+        made.connect_ex(found[4])
+"""
+# Prints the pid that its child has here; the child's own is 1.
+INSIDE = """
+import ctypes, os, sys
+assert ctypes.CDLL(None).unshare(0x20000000) == 0
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], {})
+os.waitpid(pid, 0)
+print(pid)
+"""
+
+
+class Report:
+    """Prints a line for each check, and remembers whether all went well."""
+
+    def __init__(self) -> None:
+        self.all_right = True
+        self._kernel = os.uname().release
+
+    def check(self, name: str, make: Callable[[], str]) -> None:
+        """Run one check: what it returns is worth telling, what it raises is what is wrong."""
+        try:
+            state, told = "ok", make()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other checks follow
+            state, told = "WRONG", f"{type(error).__name__}: {error}"
+            self.all_right = False
+        self.tell(state, name, told)
+
+    def tell(self, state: str, name: str, told: str) -> None:
+        """Print a line."""
+        print(f"{state:<8}{self._kernel}  {name}: {told}", flush=True)
+
+
+class Evidence:
+    """An agent at work, and the attempts that are made for it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.bench = stack.enter_context(Bench())
+        self.port = stack.enter_context(closed_port())
+        command = (*COMMAND, "run", "--output", "json", "--config", str(SETTINGS))
+        self.agent = stack.enter_context(RunningAgent(command=command, ready_s=SLOW_S))
+        self.flood_pid = 0
+        self.cases = [case for case in CASES if has_mptcp() or not case.name.startswith("MPTCP")]
+        self.runs = run_all(self.bench, self.cases, WORKERS)
+
+    def records(self, *pids: int, count: int) -> list[dict[str, Any]]:
+        """Wait for the attempts of processes, so many; the attributes of each, in the order of their beginning."""
+        self.agent.until(lambda: len(self._attempts(*pids)) >= count, 60)
+        found = sorted(self._attempts(*pids), key=lambda record: int(record["timeUnixNano"]))
+        assert len(found) == count, f"{len(found)} records instead of {count}"
+        return [record["attributes"] for record in found]
+
+    def by_outcome(self) -> dict[str, list[Case]]:
+        """Sort the cases by what becomes of their first attempt."""
+        found = defaultdict(list)
+        for case in self.cases:
+            found[case.expected[0].outcome if case.expected else "no attempt"].append(case)
+        return found
+
+    def ends(self, cases: Sequence[Case]) -> str:
+        """Compare what is said of each attempt with what was to become of it."""
+        attempts = 0
+        for case in cases:
+            run = self.runs[case.name]
+            for record, expected in zip(self.records(run.pid, count=len(case.expected)), case.expected, strict=True):
+                wanted = expected.outcome, None if expected.outcome == "abandoned" else expected.errno_name
+                said = record["otel_connect.outcome"], record.get("otel_connect.errno.name")
+                assert said == wanted, f"{case.name}: {said}"
+                assert record["otel_connect.blocking"] == expected.blocking, case.name
+                if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"}:
+                    assert record["network.peer.address"] == run.target.address, case.name
+                attempts += 1
+        return f"{attempts} attempts, made in {len(cases)} ways"
+
+    def short_lived(self) -> str:
+        """Let processes of a cgroup make one attempt and end."""
+        argv = [ONCE, str(self.port)]
+        with cgroup(GROUP):
+            pids = [_ended(argv) for _ in range(SHORT_LIVED)]
+        for record in self.records(*pids, count=SHORT_LIVED):
+            assert record["otel_connect.outcome"] == "refused", record
+            assert record["process.executable.path"] == ONCE, record
+            assert record["process.command_args"] == argv, record
+            assert record["process.linux.cgroup"] == f"0::/{GROUP}", record
+        return f"{SHORT_LIVED}, each with its executable, arguments and cgroup"
+
+    def inside(self) -> str:
+        """Let a process make an attempt that is the first of its PID namespace."""
+        argv = [sys.executable, "-c", INSIDE, ONCE, str(self.port)]
+        pid = int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+        [record] = self.records(pid, count=1)
+        assert record["process.vpid"] == 1, record
+        return f"{pid} is 1 inside"
+
+    def name(self) -> str:
+        """Connect to a name, again until the agent listens to the packets of that network namespace."""
+        Path("/etc/resolv.conf").write_text("nameserver 127.0.0.53\n", encoding="ascii")
+        found = []
+        with Resolver({NAME: [("A", ADDRESS)]}, self.bench.namespace):
+            for _ in range(5):
+                with self.bench.namespace.popen([sys.executable, "-c", ASKING]) as process:
+                    process.communicate(timeout=60)
+                [record] = self.records(process.pid, count=1)
+                found.append((record["server.address"], record.get("otel_connect.server.address.matched_by")))
+                if found[-1] == (NAME, "process"):
+                    return f"{ADDRESS} is {NAME}, by the lookup of the process"
+        raise AssertionError(found)
+
+    def filtered(self) -> str:
+        """Make attempts of which nobody wants a record, and then one of which somebody does."""
+        pids = [_ended([ONCE, str(FILTERED_PORT)]) for _ in range(FILTERED)]
+        self.records(_ended([ONCE, str(self.port)]), count=1)
+        assert not self.agent.attempts(*pids)
+        return f"{FILTERED} attempts without a record"
+
+    def flood(self) -> str:
+        """Make more attempts than a process may have records of."""
+        with Flood([FLOOD, "refused", str(FLOODED)], None) as flood:
+            assert flood.report() == {Outcome.REFUSED: FLOODED}
+        self.flood_pid = flood.pid
+        return f"{FLOODED} attempts of one process"
+
+    def account(self) -> str:
+        """Stop the agent: to the unit, its account says what is known of the attempts."""
+        assert self.agent.stop() == 0, self.agent.errors
+        ledger = exit_ledgers(self.agent.errors)["logs"]
+        throttled = FLOODED - len(self._attempts(self.flood_pid))
+        assert 0 < throttled < FLOODED, throttled
+        assert ledger.dropped == {"filtered": FILTERED, "kernel_throttled": throttled}, ledger
+        assert (ledger.queued, ledger.difference) == (0, 0), ledger
+        counted = self._counted()
+        assert counted == ledger.seen, f"{counted} in the metrics, {ledger}"
+        parts = f"{ledger.exported} records + {FILTERED} filtered + {throttled} throttled"
+        return f"{ledger.seen} seen = {parts} = {counted} in the metrics; difference 0"
+
+    def _attempts(self, *pids: int) -> list[dict[str, Any]]:
+        return [one for one in self.agent.attempts(*pids) if one["eventName"] == "otel_connect.attempt"]
+
+    def _counted(self) -> int:
+        """How many attempts the last values of all series have."""
+        documents = (json.loads(line) for line in self.agent.output if line.startswith('{"resourceMetrics"'))
+        last = {
+            (str(point["resource"]), str(point["attributes"])): point["value"]
+            for point in data_points(documents)
+            if point["name"] == "otel_connect.attempts"
+        }
+        return sum(last.values())
+
+
+def doctor() -> str:
+    ended = subprocess.run(
+        [*COMMAND, "doctor", "--config", str(SETTINGS)], capture_output=True, text=True, timeout=SLOW_S, check=False
+    )
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 0, (ended.stdout, ended.stderr)
+    assert all(line.startswith("ok ") for line in lines), lines
+    assert "ok      probes compile, load and attach" in lines, lines
+    return f"{len(lines)} lines, all of them ok"
+
+
+def verified() -> str:
+    """Ask the kernel of each program how long the verifier took over it; there are none but the agent's here."""
+    counts: list[int] = []
+    asked = ctypes.create_string_buffer(12)
+    with suppress(FileNotFoundError):  # there is no other
+        while True:
+            bpf._bpf_in_place(NEXT_ID, asked)
+            (number,) = struct.unpack_from("=I", asked, 4)
+            struct.pack_into("=III", asked, 0, number, 0, 0)
+            program = bpf._bpf(OPEN_ID, asked.raw)
+            info = ctypes.create_string_buffer(232)
+            bpf._bpf(INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
+            os.close(program)
+            counts += struct.unpack_from("=I", info, VERIFIED_AT)
+    assert len(counts) == 5, counts
+    assert max(counts) < PATIENCE / 2, counts
+    return f"{max(counts)} of {PATIENCE} instructions" if max(counts) else "this kernel does not tell"
+
+
+def has_mptcp() -> bool:
+    """Whether the kernel was built with it; Debian's 5.10 was not."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ended(argv: Sequence[str]) -> int:
+    """Run a program to its end, and return what its pid was."""
+    with subprocess.Popen(argv) as process:
+        pass
+    assert process.returncode == 0, argv
+    return process.pid
+
+
+def main() -> int:
+    """Run every check; returns 0 if all went well."""
+    # What makes the probes largest is switched on.
+    SETTINGS.write_text(
+        "[capture]\nprocess_rate = 20\nprocess_burst = 80\n"
+        "[enrich]\ncommand_args = true\nvpid = true\ncgroup_path = true\n"
+        f"[[filter.deny]]\nport = {FILTERED_PORT}\n",
+        encoding="ascii",
+    )
+    report = Report()
+    if not has_mptcp():
+        report.tell("without", "MPTCP", "this kernel has none")
+    report.check("doctor", doctor)
+    with ExitStack() as stack:
+        evidence = Evidence(stack)
+        report.check("the verifier", verified)
+        for outcome, cases in evidence.by_outcome().items():
+            report.check(outcome, partial(evidence.ends, cases))
+        report.check("short-lived processes", evidence.short_lived)
+        report.check("a PID namespace", evidence.inside)
+        report.check("a name", evidence.name)
+        report.check("a filter", evidence.filtered)
+        report.check("a flood", evidence.flood)
+        report.check("the account", evidence.account)
+    return 0 if report.all_right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

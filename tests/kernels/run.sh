@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Boots Debian's kernels in emulated machines and lets the agent of this checkout show there what it can (checks.py).
+# Prints a line for each check, and ends with 0 if all went well.
+#   run.sh [KERNEL/SYSTEM …]      the Debian suites of the kernel and of Python, bcc and LLVM; all pairs by default
+# What is fetched stays in the cache folder of the user: remove it there to have newer kernels. DEBIAN_MIRROR names
+# another mirror than Debian's own. A machine is memory only: no disk, no network, nothing of this one but two files.
+set -euo pipefail
+shopt -s inherit_errexit
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+project=$(cd "$here/../.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/otel-connect/kernels
+# Debian 11 has a Python too old for the agent; its kernel is met by the image, which is a trixie.
+pairs=("$@")
+[[ $# -gt 0 ]] || pairs=(bullseye/trixie bookworm/bookworm trixie/trixie)
+# What the networks of the tests are made of. Neither needs another module.
+modules=(tun veth)
+longest_s=1800
+
+say() { printf 'kernels: %s\n' "$*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+install_programs() {
+    local missing=()
+    command -v cpio >/dev/null || missing+=(cpio)
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+    command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    command -v apt-get >/dev/null || fail "not a Debian or Ubuntu: install ${missing[*]} by hand"
+    say "installing ${missing[*]}"
+    {
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    } >"$scratch/apt.log" 2>&1 || fail "they cannot be installed: $(<"$scratch/apt.log")"
+}
+
+# Packs the folder given into an archive as the kernel unpacks it at its start; several of them may follow each other.
+pack() { (cd "$1" && find . -mindepth 1 | cpio --quiet --owner=+0:+0 -o -H newc); }
+
+# Fetches the kernel of a suite: vmlinuz, and an archive with the modules. Unpacked, not installed.
+make_kernel() {
+    local suite=$1 target=$2 root=$scratch/root made=$scratch/made release module
+    say "fetching the kernel of $suite"
+    mmdebstrap --quiet --variant=extract --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        --aptopt='Acquire::Languages "none"' --include=linux-image-amd64 \
+        "$suite" "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >&2
+    release=$(basename "$root"/boot/vmlinuz-*)
+    release=${release#vmlinuz-}
+    mkdir "$made"
+    cp "$root/boot/vmlinuz-$release" "$made/vmlinuz"
+    (
+        cd "$root"/usr/lib/modules/* 2>/dev/null || cd "$root"/lib/modules/*
+        for module in "${modules[@]}"; do
+            find kernel -name "$module.ko*" -exec install -D -m 644 {} "$made/tree/usr/lib/modules/$release/{}" \;
+        done
+        install -m 644 modules.builtin modules.builtin.modinfo modules.order "$made/tree/usr/lib/modules/$release"
+    )
+    pack "$made/tree" >"$made/modules.cpio"
+    rm -r "$made/tree" "$root"
+    mv "$made" "$target"
+}
+
+# Makes what the agent needs of a suite: Python with bcc, and in its site packages what the lock file names.
+make_system() {
+    local suite=$1 target=$2 root=$scratch/root python
+    say "making the system of $suite; this takes minutes, once"
+    mkdir "$root"
+    "$here/../image/base.sh" "$suite" iproute2,kmod,python3-bpfcc | tar -x -C "$root" --exclude='./dev/*'
+    rm -rf "$root"/var/cache/apt "$root"/var/lib/apt/lists
+    python=$(basename "$root"/usr/bin/python3.*[0-9])
+    "$project/.venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+        --implementation cp --python-version "${python#python}" \
+        --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
+        --target "$root/usr/local/lib/$python/dist-packages" -r "$project/requirements/run.txt" >&2
+    pack "$root" >"$scratch/system.cpio"
+    rm -r "$root"
+    mv "$scratch/system.cpio" "$target"
+}
+
+# Packs the agent as it is in this checkout, with the programs of the tests.
+pack_checkout() {
+    local tree=$scratch/checkout
+    "$project/.venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
+        --target "$tree/usr/lib/python3/dist-packages" "$project" >&2
+    mkdir -p "$tree/tests/bin"
+    cp -r "$project/tests/support" "$here" "$tree/tests"
+    find "$tree" -name __pycache__ -prune -exec rm -r {} +
+    gcc -O1 -static -pthread -o "$tree/tests/bin/once" "$project/tests/support/clients/once.c"
+    gcc -O2 -static -o "$tree/tests/bin/flood" "$project/tests/support/flood.c"
+    install -m 755 "$here/init" "$tree/init"
+    pack "$tree" >"$scratch/checkout.cpio"
+}
+
+# Boots a kernel with a system, prints what the checks say, and fails unless all went well.
+boot() {
+    local kernel=$1 system=$2
+    cat "$system" "$kernel/modules.cpio" "$scratch/checkout.cpio" >"$scratch/initrd"
+    # The first serial line has what the kernel says, the second one what the checks say.
+    timeout "$longest_s" nice -n 19 qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 3G -no-reboot -nodefaults \
+        -nographic -kernel "$kernel/vmlinuz" -initrd "$scratch/initrd" -append 'console=ttyS0 panic=-1 quiet' \
+        -serial "file:$scratch/console" -serial stdio </dev/null |
+        tee "$scratch/said" | grep --line-buffered -v '^end ' || true
+    ! grep -q '^end 0' "$scratch/said" || return 0
+    say "not all went well with $(<"$kernel/release"); the last words of its console:"
+    tail -n 20 "$scratch/console" >&2
+    return 1
+}
+
+[[ $(id -u) == 0 ]] || fail "making the systems needs root"
+mkdir -p "$cache"
+scratch=$(mktemp -d "$cache/run.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+exec 9>"$cache/lock"
+flock 9
+
+install_programs
+pack_checkout
+recipe=$(cat "$here/../image/base.sh" "$project/requirements/run.txt" | sha256sum | cut -c1-16)
+wrong=0
+for pair in "${pairs[@]}"; do
+    kernel=$cache/kernel-${pair%/*} system=$cache/system-${pair#*/}-$recipe.cpio
+    [[ -e $kernel ]] || make_kernel "${pair%/*}" "$kernel"
+    [[ -e $system ]] || make_system "${pair#*/}" "$system"
+    boot "$kernel" "$system" || wrong=1
+done
+exit "$wrong"
