@@ -106,7 +106,7 @@ boot() {
         -serial "file:$scratch/console" -serial stdio </dev/null |
         tee "$scratch/said" | grep --line-buffered -v '^end ' || true
     ! grep -q '^end 0' "$scratch/said" || return 0
-    say "not all went well with $(<"$kernel/release"); the last words of its console:"
+    say "not all went well with ${kernel##*/}; the last words of its console:"
     tail -n 20 "$scratch/console" >&2
     return 1
 }
