@@ -214,9 +214,9 @@ def _attributes(attributes: Any) -> Any:
 
 
 def _mapping(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    mended = {encodable_value(key): encodable_value(value) for key, value in mapping.items()}
-    same = all(new is mapping.get(key) for key, new in mended.items())
-    return mapping if same else mended
+    items = [(encodable_value(key), encodable_value(value)) for key, value in mapping.items()]
+    same = all(new[0] is old[0] and new[1] is old[1] for new, old in zip(items, mapping.items(), strict=True))
+    return mapping if same else dict(items)
 
 
 def _each(items: Sequence[_T], mend: Callable[[_T], _T]) -> Sequence[_T]:

@@ -41,6 +41,7 @@ def log(body: Any = None, **fields: Any) -> ReadableLogRecord:
         (-HUGE - 1, str(-HUGE - 1)),
         ([1, LONE, [HUGE]], [1, MENDED, [str(HUGE)]]),
         ({LONE: {"deep": LONE}}, {MENDED: {"deep": MENDED}}),
+        ({LONE: None}, {MENDED: None}),
         (("a", LONE), ["a", MENDED]),
     ],
 )
