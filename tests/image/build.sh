@@ -7,7 +7,6 @@ shopt -s inherit_errexit
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
 base=docker.io/library/debian:trixie-slim
-programs=(buildah crun mmdebstrap podman)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { printf 'image: %s\n' "$*" >&2; }
@@ -15,21 +14,6 @@ say() { printf 'image: %s\n' "$*" >&2; }
 fail() {
     say "$*"
     exit 1
-}
-
-install_programs() {
-    local missing=() program
-    for program in "${programs[@]}"; do
-        command -v "$program" >/dev/null || missing+=("$program")
-    done
-    [[ -e $keyring ]] || missing+=(debian-archive-keyring)
-    [[ ${#missing[@]} -gt 0 ]] || return 0
-    command -v apt-get >/dev/null || fail "not a Debian or Ubuntu: install ${missing[*]} by hand"
-    say "installing ${missing[*]}"
-    {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    } >"$scratch/apt.log" 2>&1 || fail "they cannot be installed: $(<"$scratch/apt.log")"
 }
 
 make_base() {
@@ -77,7 +61,7 @@ trap 'rm -rf "$scratch"' EXIT
 exec 9>/run/otel-connect-image.lock
 flock 9
 
-install_programs
+"$here/../install.sh" image buildah crun mmdebstrap podman "$keyring=debian-archive-keyring"
 make_base
 home=$(make_home)
 # The format of Docker, because the other one has no health check.

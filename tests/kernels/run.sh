@@ -24,21 +24,6 @@ fail() {
     exit 1
 }
 
-install_programs() {
-    local missing=()
-    command -v cpio >/dev/null || missing+=(cpio)
-    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
-    command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
-    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
-    [[ ${#missing[@]} -gt 0 ]] || return 0
-    command -v apt-get >/dev/null || fail "not a Debian or Ubuntu: install ${missing[*]} by hand"
-    say "installing ${missing[*]}"
-    {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    } >"$scratch/apt.log" 2>&1 || fail "they cannot be installed: $(<"$scratch/apt.log")"
-}
-
 # Packs the folder given into an archive as the kernel unpacks it at its start; several of them may follow each other.
 pack() { (cd "$1" && find . -mindepth 1 | cpio --quiet --owner=+0:+0 -o -H newc); }
 
@@ -118,7 +103,8 @@ trap 'rm -rf "$scratch"' EXIT
 exec 9>"$cache/lock"
 flock 9
 
-install_programs
+"$here/../install.sh" kernels cpio mmdebstrap qemu-system-x86_64=qemu-system-x86 \
+    /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 pack_checkout
 recipe=$(cat "$here/../image/base.sh" "$project/requirements/run.txt" | sha256sum | cut -c1-16)
 wrong=0
