@@ -285,6 +285,10 @@ class ServerName(NamedTuple):
     port: int | None = None
     """The port that was asked for with it, where a socket load balancer made another of that; ``None``: the peer's."""
 
+    def port_beside(self, peer_port: int | None) -> int | None:
+        """Return the port that was asked for with the name of a peer that has this one."""
+        return peer_port if self.port is None else self.port
+
 
 class Named(NamedTuple):
     """All that is found out about an attempt beside what became of it."""

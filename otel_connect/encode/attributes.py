@@ -190,7 +190,7 @@ def target_attributes(  # noqa: PLR0917 - one argument for each fact, as what re
         (NETWORK_PEER_ADDRESS, address),
         (NETWORK_PEER_PORT, port),
         (SERVER_ADDRESS, address if server is None else server.name),
-        (SERVER_PORT, port if server is None or server.port is None else server.port),
+        (SERVER_PORT, port if server is None else server.port_beside(port)),
         (SERVER_ADDRESS_SOURCE, "none" if server is None else server.source),
         (SERVER_ADDRESS_MATCHED_BY, None if server is None else server.matched_by),
         (SERVICE_PEER_NAME, service_peer_name),

@@ -61,9 +61,7 @@ def metric_key(of: Attempt | Tallied) -> MetricKey:
     if named is None:
         return MetricKey(OTHER_WORKLOAD, end, OTHER, address, port, None)
     if named.server is not None:
-        address = named.server.name
-        if named.server.port is not None:
-            port = named.server.port
+        address, port = named.server.name, named.server.port_beside(port)
     # One for every attempt: the class's own constructor takes twice as long.
     return tuple.__new__(
         MetricKey, (named.workload, end, named.process.executable_name, address, port, named.service_peer_name)

@@ -78,7 +78,7 @@ def _head(executable_name: str, pid: int, address: str | None, port: int | None,
 
 
 def _named_endpoint(server: ServerName, port: int | None) -> str:
-    return endpoint(_one_line(server.name), port if server.port is None else server.port)
+    return endpoint(_one_line(server.name), server.port_beside(port))
 
 
 @lru_cache(1024)
