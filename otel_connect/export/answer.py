@@ -10,6 +10,7 @@ Answers are not trusted: bodies are parsed as far as the transport read them, wa
 messages are cut short and freed of control characters before anyone sees them.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -59,6 +60,8 @@ def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: byt
     seconds, against which a Retry-After date is measured.
     """
     lower = {name.lower(): value for name, value in headers.items()}
+    if status == _NO_CONTENT:
+        return Answer(Action.DELIVERED)
     if 200 <= status < 300:
         return _success(signal, body, lower.get("content-type", ""))
     explanation = _explanation(body or b"", lower.get("content-type", ""))
@@ -111,12 +114,16 @@ _REJECTED_FIELD = {
     Signal.TRACES: "rejected_spans",
 }
 
+_NO_CONTENT = 204
 _HTTP_RETRY = {429, 502, 503, 504}
 # 407 is the 401 of a proxy.
 _HTTP_UNHEALTHY = {401, 403, 404, 407}
 
 # What the collector answers with 400, though it means 413: the words of Go's http.MaxBytesReader.
 _TOO_LARGE = "http: request body too large"
+
+_FAILURES = set(code_pb2.Code.values()) - {code_pb2.OK}
+_BLANK = b"\xef\xbb\xbf \t\r\n"  # the mark that some put before UTF-8, and what JSON may have around itself
 
 _GRPC_RETRY = {
     code_pb2.CANCELLED,
@@ -153,13 +160,18 @@ def _http_action(status: int) -> Action:
 
 
 def _success(signal: Signal, body: bytes | None, content_type: str) -> Answer:
-    """Believe a success only if the body is the response OTLP prescribes; web servers say 200 too."""
-    response = _RESPONSES[signal]()
+    """Believe a success only if the body is a response of OTLP; web servers say 200, too."""
+    response, failure = _RESPONSES[signal](), status_pb2.Status()
     if body is None or not _parse(response, body, content_type.lower()):
         kind = printable(content_type) or "no content type"
         return Answer(
             Action.RETRY_UNHEALTHY,
             message=f"success with an unreadable body ({kind}); is this an OTLP endpoint?",
+        )
+    if _parse(failure, body, content_type.lower()) and failure.code in _FAILURES:
+        said = printable(failure.message) or "no reason given"
+        return Answer(
+            Action.RETRY_UNHEALTHY, message=f"success with a failure in its body, gRPC code {failure.code} ({said})"
         )
     partial = response.partial_success
     rejected: int = getattr(partial, _REJECTED_FIELD[signal])
@@ -167,15 +179,32 @@ def _success(signal: Signal, body: bytes | None, content_type: str) -> Answer:
 
 
 def _parse(response: Message, body: bytes, content_type: str) -> bool:
-    """Read the response into the message; some backends answer protobuf with (equally good) JSON."""
-    try:
-        if "json" in content_type and body:
-            json_format.Parse(body, response)
-        else:
-            response.ParseFromString(body)
-    except (DecodeError, json_format.ParseError, RecursionError, UnicodeDecodeError):
+    """Read the response into the message, by what it is more than by what it is called.
+
+    OTLP has receivers ignore fields that they do not know, in JSON as in protobuf. Some backends answer protobuf
+    with (equally good) JSON, and a server written in Go that names no type is called ``text/plain``.
+    """
+    if "html" in content_type:
         return False
-    return "html" not in content_type
+    if not body.strip(_BLANK):
+        return True
+    try:
+        if "json" in content_type or (body.lstrip(_BLANK).startswith(b"{") and "grpc" not in content_type):
+            return _parse_json(response, json.loads(body))
+        response.ParseFromString(body)
+    except (DecodeError, json_format.ParseError, RecursionError, ValueError):
+        return False
+    return not content_type.startswith("text/")
+
+
+def _parse_json(response: Message, document: object) -> bool:
+    # ParseDict takes whatever can be iterated for a message, if it may ignore what it finds there.
+    if not isinstance(document, dict):
+        return False
+    if not all(isinstance(document.get(name), dict | None) for name in ("partialSuccess", "partial_success")):
+        return False
+    json_format.ParseDict(document, response, ignore_unknown_fields=True)
+    return True
 
 
 def _explanation(body: bytes, content_type: str) -> str:

@@ -51,6 +51,7 @@ from tests.support.receiver import (
     partial_success,
 )
 
+JSON = {"content-type": "Application/JSON; charset=utf-8"}
 BOTH = pytest.mark.parametrize("protocol", [HTTP, GRPC], ids=["http", "grpc"])
 
 
@@ -90,7 +91,7 @@ KEPT_AS_UNHEALTHY = {
     },
     "http 200 web page": (HTTP, Reply(headers={"content-type": "text/html"}, body=b"<h1>Welcome</h1>")),
     "http 200 web page as protobuf": (HTTP, Reply(headers=PROTOBUF, body=b"<h1>Welcome</h1>")),
-    "http 200 other json": (HTTP, Reply(headers={"content-type": "application/json"}, body=b'{"ok":1}')),
+    "http 200 failure in json": (HTTP, Reply(headers=JSON, body=b'{"code":16,"message":"who?"}')),
     "http 200 not gzip": (HTTP, Reply(headers={**PROTOBUF, "content-encoding": "gzip"}, body=b"abc")),
     "http 200 too large": (HTTP, Reply(headers=PROTOBUF, body=lengthy(5))),
     "http 200 gzip bomb": (
@@ -112,6 +113,16 @@ KEPT_AS_UNHEALTHY = {
 TOO_LARGE = {
     "http 413": (HTTP, Reply(status=413)),
     "grpc RESOURCE_EXHAUSTED": (GRPC, grpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED)),
+}
+
+BELIEVED = {
+    "http 204": (HTTP, Reply(status=204)),
+    "http 202 json": (HTTP, Reply(status=202, headers=JSON, body=b'{"requestId":"a1"}')),
+    "http 200 unknown field in json": (HTTP, Reply(headers=JSON, body=b'{"partialSuccess":{},"requestId":"a1"}')),
+    "http 200 unknown field in protobuf": (HTTP, Reply(headers=PROTOBUF, body=b"\x7a\x02a1")),
+    "http 200 json with a byte order mark": (HTTP, Reply(headers=JSON, body=b"\xef\xbb\xbf{}\r\n")),
+    "http 200 gzipped json": (HTTP, Reply(headers={**JSON, "content-encoding": "GZIP"}, body=gzip.compress(b"{}"))),
+    "grpc OK unknown field": (GRPC, Reply(body=b"\x7a\x02a1")),
 }
 
 REJECTED = {
@@ -174,6 +185,16 @@ def test_passing_trouble_is_retried_until_it_is_over(protocol: Protocol, reply: 
         account = bench.close()
         assert [one.ids for one in receiver.requests] == [("a", "b")] * 3
     assert [one.action for one in bench.watched[Signal.LOGS].answers] == [Action.RETRY] * 2 + [Action.DELIVERED]
+    assert (account.exported, account.dropped) == (2, {})
+
+
+@rows(BELIEVED)
+def test_an_answer_that_says_more_than_we_know_is_a_success(protocol: Protocol, reply: Reply) -> None:
+    with receive(protocol, [reply]) as receiver:
+        bench = Bench(configured(receiver, protocol))
+        bench.put(logs("a", "b"))
+        account = bench.close()
+    assert [one.ids for one in receiver.requests] == [("a", "b")]
     assert (account.exported, account.dropped) == (2, {})
 
 

@@ -190,27 +190,104 @@ def test_a_negative_count_of_rejected_records_is_none() -> None:
     assert from_grpc_response(Signal.LOGS, response.SerializeToString()) == Answer(Action.DELIVERED)
 
 
-@pytest.mark.parametrize(
-    ("content_type", "body", "action"),
-    [
-        ("", b"", Action.DELIVERED),
-        ("text/plain", b"", Action.DELIVERED),
-        ("application/x-protobuf", b"\x0a\x00", Action.DELIVERED),
-        ("application/json", b"{}", Action.DELIVERED),
-        ("application/json", b'{"partialSuccess":{}}', Action.DELIVERED),
-        ("application/json", b"", Action.DELIVERED),
-        ("application/json", b'{"status":"error"}', Action.RETRY_UNHEALTHY),
-        ("application/json", b"[" * 100_000, Action.RETRY_UNHEALTHY),
-        ("application/json", b"\xff", Action.RETRY_UNHEALTHY),
-        ("text/html; charset=utf-8", b"<html>", Action.RETRY_UNHEALTHY),
-        ("text/html", b"", Action.RETRY_UNHEALTHY),
-        ("", b"<html>", Action.RETRY_UNHEALTHY),
-        ("text/plain", b"OK", Action.RETRY_UNHEALTHY),
-        ("application/x-protobuf", None, Action.RETRY_UNHEALTHY),
-    ],
-)
-def test_success_is_believed_only_with_a_readable_body(content_type: str, body: bytes | None, action: Action) -> None:
-    assert http(200, body, Content_Type=content_type).action is action
+JSON = "application/json"
+BELIEVED = [
+    ("", b""),
+    ("text/plain", b""),
+    (JSON, b""),
+    ("application/x-protobuf", b"\x0a\x00"),
+    ("application/protobuf", b"\x0a\x00"),
+    ("application/octet-stream", b"\x0a\x00"),
+    ("Application/X-Protobuf; version=1", b"\x0a\x00"),
+    ("application/x-protobuf", b"\x7a\x02a1"),  # field 15, a string
+    ("application/x-protobuf", b"\x0a\x04\x7a\x02a1"),  # the same in partial_success
+    (JSON, b"{}"),
+    ("APPLICATION/JSON; Charset=UTF-8", b"{}"),
+    ("application/problem+json", b"{}"),
+    (JSON, b"\xef\xbb\xbf{}"),
+    (JSON, b" \r\n\t{ }\n"),
+    (JSON, b"\n"),
+    ("", b"\r\n"),
+    ("", b"{}"),
+    ("application/x-protobuf", b"{}"),
+    ("text/plain; charset=utf-8", b"{}\n"),  # what a server written in Go calls JSON when it names no type
+    (JSON, b'{"partialSuccess":{}}'),
+    (JSON, b'{"partialSuccess":null}'),
+    (JSON, b'{"partialSuccess":{},"requestId":"a1"}'),
+    (JSON, b'{"requestId":"a1"}'),
+    (JSON, b'{"partialSuccess":{"advice":{"level":"ADVICE_LEVEL_NEW","of":[1,null]}}}'),
+    (JSON, b'{"partialSuccess":{},"partial_success":{}}'),
+    (JSON, b'{"code":0,"message":"taken"}'),
+    (JSON, b'{"code":200,"message":"taken"}'),
+    (JSON, b'{"code":"taken"}'),
+]
+NOT_BELIEVED = [
+    (JSON, b"[" * 100_000),
+    (JSON, b"\xff"),
+    (JSON, b"[]"),
+    (JSON, b"null"),
+    (JSON, b'"OK"'),
+    (JSON, b"123456789"),  # which would be protobuf
+    (JSON, b"{"),
+    (JSON, b"\x0a\x00"),
+    (JSON, b'{"partialSuccess":"none"}'),
+    (JSON, b'{"partialSuccess":["none"]}'),
+    (JSON, b'{"partial_success":1}'),
+    (JSON, b'{"partialSuccess":{"rejectedLogRecords":"some"}}'),
+    (JSON, b'{"code":16,"message":"who?"}'),
+    ("application/x-protobuf", b"\x08\x10\x12\x04who?"),  # the same, google.rpc.Status in protobuf
+    ("application/x-protobuf", b"\x0a\x05"),
+    ("text/html; charset=utf-8", b"<html>"),
+    ("text/html", b""),
+    ("Text/HTML", b"{}"),
+    ("", b"<html>"),
+    ("application/xml", b"<a/>"),
+    ("text/plain", b"OK"),
+    ("text/plain", b"54321"),  # which would be protobuf
+    ("", b"OK"),
+    ("application/x-protobuf", None),
+]
+
+
+@pytest.mark.parametrize(("content_type", "body"), BELIEVED)
+@pytest.mark.parametrize("signal", list(Signal))
+def test_every_answer_that_otlp_allows_is_a_success(signal: Signal, content_type: str, body: bytes) -> None:
+    for status in (200, 202):
+        assert from_http(signal, status, {"content-type": content_type}, body, NOW) == Answer(Action.DELIVERED)
+
+
+@pytest.mark.parametrize(("content_type", "body"), NOT_BELIEVED)
+def test_what_is_no_answer_of_otlp_is_no_success(content_type: str, body: bytes | None) -> None:
+    assert http(200, body, Content_Type=content_type).action is Action.RETRY_UNHEALTHY
+    assert http(202, body, Content_Type=content_type).action is Action.RETRY_UNHEALTHY
+
+
+@pytest.mark.parametrize("content_type", ["", "text/html", JSON])
+def test_no_content_is_a_success(content_type: str) -> None:
+    assert http(204, Content_Type=content_type) == Answer(Action.DELIVERED)
+
+
+FIELDS = {
+    Signal.LOGS: ("rejectedLogRecords", "rejected_log_records"),
+    Signal.METRICS: ("rejectedDataPoints", "rejected_data_points"),
+    Signal.TRACES: ("rejectedSpans", "rejected_spans"),
+}
+
+
+@pytest.mark.parametrize("signal", list(Signal))
+@pytest.mark.parametrize("rejected", ["2", '"2"', "2.0"])
+@pytest.mark.parametrize("outer", ["partialSuccess", "partial_success"])
+@pytest.mark.parametrize("spelling", [0, 1])
+def test_a_partial_success_in_json(signal: Signal, rejected: str, outer: str, spelling: int) -> None:
+    partial = f'{{"{FIELDS[signal][spelling]}":{rejected},"errorMessage":"no","advice":"x"}}'
+    body = f'{{"{outer}":{partial},"requestId":"a1"}}'.encode()
+    expected = Answer(Action.DELIVERED, rejected=2, message="no")
+    assert from_http(signal, 200, {"content-type": JSON}, body, NOW) == expected
+
+
+def test_grpc_answers_are_protobuf_alone() -> None:
+    assert from_grpc_response(Signal.LOGS, b"\x7a\x02a1") == Answer(Action.DELIVERED)
+    assert from_grpc_response(Signal.LOGS, b"{}").action is Action.RETRY_UNHEALTHY
 
 
 @pytest.mark.parametrize(
