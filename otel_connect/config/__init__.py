@@ -268,7 +268,7 @@ def build(layers: Iterable[Layer]) -> Configuration:
         problems += [_problem(detail, origins) for detail in error.errors()]
     if problems:
         raise ConfigError(problems)
-    return configuration
+    return configuration.model_copy(update={"export": configuration.export.set_by(origins)})
 
 
 # Tables that are values, not sections: their keys are the user's own.

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 from otel_connect.config.section import Section
 
@@ -94,6 +94,19 @@ class ExportConfig(Section):
     """Requests of one signal that may be under way at one time."""
     request_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
     """The largest request made; collectors refuse 4 MiB by gRPC."""
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """For each dotted key that was set, what to call its place: the name of a variable, ``FILE: KEY``, a flag."""
+        return self._origins
+
+    def set_by(self, origins: Mapping[str, str]) -> Self:
+        """Return the same configuration, which knows what set it."""
+        known = self.model_copy()
+        known._origins = origins  # noqa: SLF001 - its own
+        return known
 
     @field_validator("spool_directory")
     @classmethod

@@ -51,6 +51,8 @@ class Answer(NamedTuple):
     """The wait the backend asked for, at most LONGEST_RETRY_AFTER_S."""
     message: str = ""
     """One line for people: printable, at most some hundred characters; empty when all is well."""
+    of_server: bool = False
+    """Whether it concerns the server as a whole, and so every signal that is sent there."""
 
 
 def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: bytes | None, now: float) -> Answer:
@@ -70,7 +72,7 @@ def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: byt
         message = f"HTTP {status} redirects to {printable(lower.get('location', 'nowhere'))}; never followed"
     action = Action.SPLIT if status == 400 and _TOO_LARGE in explanation else _http_action(status)
     wait = _retry_after(lower.get("retry-after", ""), now) if action is Action.RETRY else None
-    return Answer(action, retry_after_s=wait, message=message)
+    return Answer(action, retry_after_s=wait, message=message, of_server=status in _WHO_ARE_YOU)
 
 
 def from_grpc_response(signal: Signal, body: bytes) -> Answer:
@@ -87,7 +89,8 @@ def from_grpc_status(code: int, details: str, status: bytes | None) -> Answer:
         if pattern.search(details):
             return Answer(action, message=message)
     if code in _GRPC_UNHEALTHY:
-        return Answer(Action.RETRY_UNHEALTHY, message=message)
+        of_server = code == code_pb2.UNAUTHENTICATED
+        return Answer(Action.RETRY_UNHEALTHY, message=message, of_server=of_server)
     wait = _retry_info(status) if status else None
     if code in _GRPC_RETRY or (code == code_pb2.RESOURCE_EXHAUSTED and wait is not None):
         return Answer(Action.RETRY, retry_after_s=wait, message=message)
@@ -117,6 +120,7 @@ _REJECTED_FIELD = {
 _NO_CONTENT = 204
 _HTTP_RETRY = {429, 502, 503, 504}
 # 407 is the 401 of a proxy.
+_WHO_ARE_YOU = {401, 407}
 _HTTP_UNHEALTHY = {401, 403, 404, 407}
 
 # What the collector answers with 400, though it means 413: the words of Go's http.MaxBytesReader.

@@ -1,5 +1,6 @@
 """Where each signal goes: the specification's rules for OTLP endpoints, as one pure function."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from otel_connect.model import Signal
 _DEFAULT_URL = {Protocol.HTTP_PROTOBUF: "http://localhost:4318", Protocol.GRPC: "http://localhost:4317"}
 _HTTP_PATH = {Signal.LOGS: "/v1/logs", Signal.METRICS: "/v1/metrics", Signal.TRACES: "/v1/traces"}
 
+VARIABLES = "OTEL_EXPORTER_OTLP_"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What both transports can carry unchanged; above all no line end, which would begin another header.
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -37,6 +39,35 @@ class Endpoint:
     """PEM with the authorities that are trusted instead of the usual ones."""
     client_certificate: Path | None = None
     client_key: Path | None = None
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """For each option that was set, what set it: a variable, ``FILE: KEY``, or a flag."""
+
+    @property
+    def place(self) -> str:
+        """Host and port, as they were written."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def port(self) -> int:
+        """The port, also where none was written."""
+        return urlsplit(self.url).port or (443 if self.secure else 80)
+
+    @property
+    def server(self) -> str:
+        """The part that all signals have in common which go to the same server."""
+        return self.url[: self.url.index("://") + 3] + self.place
+
+    def name(self, option: str) -> str:
+        """Name what set an option; one that nobody has set, by its variable."""
+        return self.origins.get(option) or f"{VARIABLES}{option.removesuffix('_ms').upper()}"
+
+    def setting(self, option: str, value: object) -> str:
+        """Say how an option is set to a value, where it was set before."""
+        name = self.name(option)
+        file, separator, key = name.rpartition(": ")
+        if not separator:
+            return f"{name}{' ' if name.startswith('--') else '='}{value}"
+        return f"{key} = {value if isinstance(value, int) else json.dumps(value)} in {file}"
 
     @property
     def secure(self) -> bool:
@@ -76,11 +107,15 @@ def resolve(config: ExportConfig) -> Mapping[Signal, Endpoint]:
 
 
 def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems: list[str]) -> Endpoint:
+    origins: dict[str, str] = {}
+
     def pick(name: str) -> tuple[str, Any]:
-        """Give the signal's own value, else the common one, and the key to blame."""
-        if (value := getattr(own, name)) is not None:
-            return f"export.{signal}.{name}", value
-        return f"export.{name}", getattr(config, name)
+        """Give the signal's own value, else the common one, and the name to blame."""
+        value = getattr(own, name)
+        key = f"export.{name}" if value is None else f"export.{signal}.{name}"
+        if (origin := config.origins.get(key)) is not None:
+            origins[name] = origin
+        return origin or key, getattr(config, name) if value is None else value
 
     _, protocol = pick("protocol")
     key, text = pick("endpoint")
@@ -99,9 +134,9 @@ def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems:
     certificate_key, client_certificate = pick("client_certificate")
     key_key, client_key = pick("client_key")
     if client_certificate is not None and client_key is None:
-        problems.append(f"{certificate_key}: needs its private key; set {key_key}")
+        problems.append(f"{certificate_key}: needs its private key; set {_counterpart(certificate_key, key_key)}")
     if client_key is not None and client_certificate is None:
-        problems.append(f"{key_key}: needs its certificate; set {certificate_key}")
+        problems.append(f"{key_key}: needs its certificate; set {_counterpart(key_key, certificate_key)}")
     return Endpoint(
         signal=signal,
         protocol=protocol,
@@ -112,7 +147,15 @@ def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems:
         certificate=pick("certificate")[1],
         client_certificate=client_certificate,
         client_key=client_key,
+        origins=origins,
     )
+
+
+def _counterpart(found: str, missing: str) -> str:
+    """Name what is missing as what was found is named: by a variable, if it is."""
+    if not found.startswith(VARIABLES):
+        return missing
+    return VARIABLES + missing.removeprefix("export.").upper().replace(".", "_")
 
 
 def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:

@@ -49,7 +49,7 @@ class _Punctual(io.RawIOBase):
         if self._deadline is not None:
             left_s = self._deadline - time.monotonic()
             if left_s <= 0:
-                raise TimeoutError("the answer came too slowly")
+                raise TimeoutError("timed out")
             self._connection.settimeout(left_s)
         size = self._stream.readinto(buffer)
         self.ended = size == 0

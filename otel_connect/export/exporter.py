@@ -21,6 +21,7 @@ from otel_connect.export.split import fit
 from otel_connect.export.spool import Limits, Spool, SpoolState
 from otel_connect.export.store import Opened
 from otel_connect.export.transport import Transport, open_transport
+from otel_connect.export.troubles import Troubles
 from otel_connect.model import Request, Signal
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class OtlpExporter:
             _hang_up(routes)
             raise
         letters = None if directory is None else DeadLetters(directory)
-        tools = Tools(self._spool, self._delays, letters, backoff, clock, random, context or Context())
+        tools = Tools(self._spool, self._delays, letters, Troubles(), backoff, clock, random, context or Context())
         self._request_bytes = _request_bytes(config)
         self._senders = {signal: Sender(signal, route, tools) for signal, route in routes.items()}
 
@@ -153,7 +154,7 @@ class OtlpExporter:
                 transports += (self._opener(endpoint) for _ in range(config.concurrency))
             except ConfigError as error:
                 problems += error.problems
-            routes[signal] = Route(endpoint.url, transports, _request_bytes(config))
+            routes[signal] = Route(endpoint.url, endpoint.server, transports, _request_bytes(config))
         if problems:
             _hang_up(routes)
             raise ConfigError(list(dict.fromkeys(problems)))

@@ -19,6 +19,7 @@ from otel_connect.export.ledger import Reason
 from otel_connect.export.spool import Spool
 from otel_connect.export.store import Batch
 from otel_connect.export.transport import Transport
+from otel_connect.export.troubles import Troubles
 from otel_connect.model import Signal
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Route(NamedTuple):
 
     place: str
     """The endpoint as it is named in log lines."""
+    server: str
+    """The part of it that all signals have in common which go to the same server."""
     transports: Sequence[Transport]
     """As many requests may be under way."""
     request_bytes: int
@@ -85,6 +88,7 @@ class Tools(NamedTuple):
     spool: Spool
     delays: DelayHistogram
     dead_letters: DeadLetters | None
+    troubles: Troubles
     backoff: Backoff
     clock: Callable[[], float]
     random: Callable[[], float]
@@ -246,7 +250,7 @@ class Sender:
             return self._back_off(answer, route, index)
         self._fates.settle(batches, answer, route.place)
         self._failures = 0
-        self._enter(State.DELIVERING, answer.message)
+        self._enter(State.DELIVERING, answer)
         return True
 
     def _back_off(self, answer: Answer, route: Route, index: int) -> bool:
@@ -255,9 +259,9 @@ class Sender:
             return True
         self._failures += 1
         if answer.action is Action.RETRY_UNHEALTHY:
-            self._enter(State.UNHEALTHY, answer.message)
+            self._enter(State.UNHEALTHY, answer)
             return self._pause(route, index, self._backoff.slow_pause_s(self._tools.random()))
-        self._enter(State.RETRYING, answer.message)
+        self._enter(State.RETRYING, answer)
         pause = self._backoff.pause_s(self._failures, self._tools.random())
         if answer.retry_after_s is None:
             return self._pause(route, index, pause)
@@ -294,16 +298,24 @@ class Sender:
         """Seconds until the deadline of ``finish``; ``None`` while nobody wants to stop."""
         return None if self._deadline is None else self._deadline - self._clock()
 
-    def _enter(self, state: State, message: str) -> None:
-        """Remember the state; log its change in one line."""
+    def _enter(self, state: State, answer: Answer) -> None:
+        """Remember the state; log its change in one line, which is for all signals if it is of the server."""
         with self._changed:
-            before, now, place = self._health, self._clock(), self._route.place
+            before, now, route = self._health, self._clock(), self._route
             since = before.since_s if state is before.state else now
-            self._health = Health(state, message or before.message, since)
+            self._health = Health(state, answer.message or before.message, since)
             self._changed.notify_all()
-        if state is before.state:
-            return
+            line = None if state is before.state else self._line(state, answer, route, now - before.since_s)
+        if line is not None:
+            _log.warning("%s", line)
+
+    def _line(self, state: State, answer: Answer, route: Route, after_s: float) -> str | None:
+        """Say a change; ``None`` when another signal has said the same of its server, or still has to."""
+        alone = f"{self._signal}: {route.place}"
         if state is State.DELIVERING:
-            _log.warning("%s: %s takes requests again after %.0f s", self._signal, place, now - before.since_s)
-        else:
-            _log.warning("%s: %s does not take requests (%s): %s", self._signal, place, state, message)
+            where, last = self._tools.troubles.leave(self._signal)
+            where = where if where in {alone, route.server} else route.server  # the way there has changed meanwhile
+            return f"{where} takes requests again after {after_s:.0f} s" if last else None
+        where = route.server if answer.of_server else alone
+        new = self._tools.troubles.meet(self._signal, where, f"{state}: {answer.message}")
+        return f"{where} does not take requests ({state}): {answer.message}" if new else None

@@ -40,13 +40,14 @@ def file_problems(endpoint: Endpoint) -> list[str]:
         try:
             context.load_verify_locations(cafile=endpoint.certificate)
         except OSError as error:
-            problems.append(_file_problem("certificate", os.fspath(endpoint.certificate), error))
+            place = f"{endpoint.name('certificate')}: {endpoint.certificate}"
+            problems.append(_file_problem("certificate", place, error))
     if endpoint.client_certificate is not None:
         try:
             # The empty password keeps OpenSSL from asking for one at the terminal.
             context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
         except OSError as error:
-            both = f"{endpoint.client_certificate}, {endpoint.client_key}"
+            both = f"{endpoint.name('client_certificate')}: {endpoint.client_certificate}, {endpoint.client_key}"
             problems.append(_file_problem("client certificate and key", both, error))
     return problems
 

@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable
+from http.client import BadStatusLine
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, cast
 
@@ -28,6 +29,7 @@ from otel_connect.export.answer import (
     from_http,
     printable,
 )
+from otel_connect.export.causes import HTTP2_ANSWER, NO_ANSWER, NO_CONNECTION, NO_HANDSHAKE, explained
 from otel_connect.export.endpoint import Endpoint
 from otel_connect.export.exchange import PunctualAdapter
 from otel_connect.export.tls import Stamp, channel_credentials, client_context, has_files, stamp
@@ -40,6 +42,7 @@ LONGEST_ANSWER = 4 << 20
 """Bytes of an answer that are read, after decompression."""
 
 _CHUNK = 1 << 16
+_SETTINGS = re.compile("\0\0.\4", re.DOTALL)  # the frame of HTTP/2 that a server sends first
 _METHODS = {
     Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
     Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
@@ -157,12 +160,17 @@ class HttpTransport:
 
     def send(self, body: bytes) -> Answer:
         """Post one request and judge the response."""
+        return explained(self._try(body), self._endpoint)
+
+    def _try(self, body: bytes) -> Answer:
         try:
             return self._post(body)
         except requests.exceptions.SSLError as error:
             return Answer(Action.RETRY_UNHEALTHY, message=f"TLS failed: {_root_cause(error)}")
+        except requests.exceptions.ProxyError as error:
+            return Answer(Action.RETRY, message=f"the proxy of the environment: {_root_cause(error)}")
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            return Answer(Action.RETRY, message=_root_cause(error))
+            return Answer(Action.RETRY, message=_what_failed(error))
         except requests.exceptions.ChunkedEncodingError as error:
             return Answer(Action.RETRY, message=f"answer cut off: {_root_cause(error)}")
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
@@ -211,14 +219,31 @@ def _read(response: requests.Response) -> bytes | None:
     return b"".join(chunks)
 
 
+def _what_failed(error: requests.exceptions.RequestException) -> str:
+    """Tell failures apart for which the libraries have the same words, or none that help."""
+    root = _root(error)
+    if isinstance(root, TimeoutError | urllib3.exceptions.TimeoutError):
+        if isinstance(error, requests.exceptions.ConnectTimeout):
+            return NO_CONNECTION
+        return NO_HANDSHAKE if "handshake" in str(root) else NO_ANSWER
+    if isinstance(root, BadStatusLine) and _SETTINGS.match(str(root)):
+        return HTTP2_ANSWER
+    return _root_cause(error)
+
+
 def _root_cause(error: BaseException) -> str:
     """Find the words of the system under the layers of requests and urllib3."""
-    seen = 0
-    while (inner := _inner(error)) is not None and seen < 10:
-        error, seen = inner, seen + 1
+    error = _root(error)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     # urllib3 puts the representation of its connection in front.
     return printable(re.sub(r"^<?[\w.]*(?:Connection|Pool)\S*\(.*?\)>?: ", "", text)) or type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    seen = 0
+    while (inner := _inner(error)) is not None and seen < 10:
+        error, seen = inner, seen + 1
+    return error
 
 
 def _inner(error: BaseException) -> BaseException | None:
@@ -261,7 +286,7 @@ class GrpcTransport:
         try:
             response: bytes = self._export(body, timeout=self._endpoint.timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            return _grpc_failure(error)
+            return explained(_grpc_failure(error), self._endpoint)
         except ValueError as error:  # the channel is closed
             return Answer(Action.RETRY, message=printable(str(error)))
         return from_grpc_response(self._endpoint.signal, response)

@@ -48,7 +48,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     try:
         endpoints = resolve(export)
     except ConfigError as error:
-        withheld += [_by_variable(problem) for problem in error.problems]
+        withheld += error.problems
     else:
         files = [problem for endpoint in endpoints.values() for problem in file_problems(endpoint)]
         withheld += dict.fromkeys(files)
@@ -66,9 +66,3 @@ def _problems(environ: Mapping[str, str]) -> Iterator[str]:
         _export(environ)
     except ConfigError as error:
         yield from error.problems
-
-
-def _by_variable(problem: str) -> str:
-    """Name the variable in place of the configuration's key, which an application does not have."""
-    key, separator, rest = problem.partition(": ")
-    return f"{_PREFIX}{key.removeprefix('export.').upper().replace('.', '_')}{separator}{rest}"

@@ -83,7 +83,7 @@ GRPC_ACTIONS = {
 def test_every_grpc_code(name: str) -> None:
     expected = next((action for action, members in GRPC_ACTIONS.items() if name in members), Action.REJECTED)
     answer = from_grpc_status(code_pb2.Code.Value(name), "why", None)
-    assert answer == Answer(expected, message=f"{name}: why")
+    assert answer == Answer(expected, message=f"{name}: why", of_server=name == "UNAUTHENTICATED")
 
 
 def test_a_code_of_the_future_is_a_refusal() -> None:

@@ -107,8 +107,8 @@ def test_how_to_send_falls_back_to_the_default_with_one_line(scope: str, option:
         ("ENDPOINT", "http://collector:port", "has a port"),
         ("HEADERS", "s3cret", "header 1 is not name=value"),
         ("HEADERS", "a=s3cret%zz", "broken %-escape"),
-        ("CLIENT_KEY", "/etc/key.pem", "needs its certificate"),
-        ("CLIENT_CERTIFICATE", "/etc/cert.pem", "needs its private key"),
+        ("CLIENT_KEY", "/etc/key.pem", "needs its certificate; set OTEL_EXPORTER_OTLP_"),
+        ("CLIENT_CERTIFICATE", "/etc/cert.pem", "needs its private key; set OTEL_EXPORTER_OTLP_"),
     ],
 )
 def test_where_to_send_is_never_guessed(scope: str, option: str, text: str, says: str) -> None:
@@ -126,7 +126,7 @@ def test_where_to_send_is_never_guessed(scope: str, option: str, text: str, says
 def test_a_certificate_that_cannot_be_used_is_one_line(scope: str, path: str, says: str) -> None:
     settings = read_settings({f"{PREFIX}ENDPOINT": "https://collector", f"{PREFIX}{scope}CERTIFICATE": path})
     (line,) = settings.withheld
-    assert line.startswith(path)
+    assert line.startswith(f"{PREFIX}{scope}CERTIFICATE: {path}: ")
     assert says in line
 
 
