@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics import (
 )
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-__all__ = ["AggregationTemporality", "histogram_kind", "temporality"]
+__all__ = ["AGGREGATION_VARIABLE", "TEMPORALITY_VARIABLE", "AggregationTemporality", "histogram_kind", "temporality"]
 
 T = TypeVar("T")
 

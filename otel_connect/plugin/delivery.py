@@ -29,6 +29,8 @@ class Station(NamedTuple):
 
     exporter: OtlpExporter
     heir: Heir | None = None
+    adapt: Callable[[], None] | None = None
+    """Goes another way from now on, when another exporter has been given parameters."""
 
 
 class Delivery:
@@ -52,8 +54,11 @@ class Delivery:
         """Begin to use it: what an earlier process left is sent from now on."""
         with self._lock:
             self._users += 1
+            before = self._station
             if not self._idle:
                 quiet_context().run(self._open)
+            if before is not None and before.adapt is not None:
+                quiet_context().run(before.adapt)
 
     def release(self, timeout_s: float) -> None:
         """End to use it; the last user sends what waits, until the time is up."""

@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics import Histogram
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.metrics.view import (
     Aggregation,
     ExplicitBucketHistogramAggregation,
@@ -24,13 +24,15 @@ from otel_connect.encode.preferences import histogram_kind, temporality
 from otel_connect.model import Signal
 from otel_connect.plugin.batches import encode_log_batch, encode_metric_batch, encode_span_batch
 from otel_connect.plugin.delivery import Delivery, Outlet
-from otel_connect.plugin.process import DELIVERY
+from otel_connect.plugin.parameters import metric_preferences
+from otel_connect.plugin.process import DELIVERY, PARAMETERS
 
 
 class DurableLogExporter(LogRecordExporter):
-    """Exports log records; configured by the OTEL_EXPORTER_OTLP_* variables alone."""
+    """Exports log records; configured by the OTEL_EXPORTER_OTLP_* variables, and by parameters (docs/plugin.md)."""
 
-    def __init__(self, delivery: Delivery | None = None) -> None:
+    def __init__(self, delivery: Delivery | None = None, **parameters: Any) -> None:
+        PARAMETERS.keep(Signal.LOGS, parameters)
         self._outlet = Outlet(Signal.LOGS, delivery or DELIVERY)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -48,9 +50,10 @@ class DurableLogExporter(LogRecordExporter):
 
 
 class DurableSpanExporter(SpanExporter):
-    """Exports spans; configured by the OTEL_EXPORTER_OTLP_* variables alone."""
+    """Exports spans; configured by the OTEL_EXPORTER_OTLP_* variables, and by parameters (docs/plugin.md)."""
 
-    def __init__(self, delivery: Delivery | None = None) -> None:
+    def __init__(self, delivery: Delivery | None = None, **parameters: Any) -> None:
+        PARAMETERS.keep(Signal.TRACES, parameters)
         self._outlet = Outlet(Signal.TRACES, delivery or DELIVERY)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -68,13 +71,25 @@ class DurableSpanExporter(SpanExporter):
 
 
 class DurableMetricExporter(MetricExporter):
-    """Exports metrics; temporality and kind of histogram follow the standard variables, too."""
+    """Exports metrics; temporality and kind of histogram follow the standard variables and parameters, too."""
 
-    def __init__(self, delivery: Delivery | None = None) -> None:
+    def __init__(
+        self,
+        delivery: Delivery | None = None,
+        *,
+        preferred_temporality: dict[type, AggregationTemporality] | None = None,
+        preferred_aggregation: dict[type, Aggregation] | None = None,
+        **parameters: Any,
+    ) -> None:
+        preferences = {**os.environ, **dict(metric_preferences(parameters))}
         aggregation: Aggregation = histogram_kind(
-            os.environ, ExplicitBucketHistogramAggregation(), ExponentialBucketHistogramAggregation()
+            preferences, ExplicitBucketHistogramAggregation(), ExponentialBucketHistogramAggregation()
         )
-        super().__init__(temporality(os.environ), {Histogram: aggregation})
+        super().__init__(
+            temporality(preferences) | (preferred_temporality or {}),
+            {Histogram: aggregation} | (preferred_aggregation or {}),
+        )
+        PARAMETERS.keep(Signal.METRICS, parameters)
         self._outlet = Outlet(Signal.METRICS, delivery or DELIVERY)
 
     def export(

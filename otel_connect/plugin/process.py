@@ -6,9 +6,10 @@ spool and one connection for each signal.
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
-from otel_connect.config import Protocol
+from otel_connect.config import ExportConfig, Protocol
 from otel_connect.export.answer import Action, Answer
 from otel_connect.export.endpoint import Endpoint
 from otel_connect.export.exporter import OtlpExporter
@@ -16,26 +17,49 @@ from otel_connect.export.transport import Transport, open_transport
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.forking import Forks
 from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.parameters import Parameters
 from otel_connect.plugin.quiet import hush_clients, quiet_context
 from otel_connect.plugin.settings import read_settings
 from otel_connect.plugin.slots import VARIABLE, spool_root, take_slot
 
 _log = logging.getLogger(__name__)
 _forks = Forks()
+PARAMETERS = Parameters()
+"""Of the exporters of this process."""
+
+
+class _Way:
+    """What the variables of the process and the parameters of its exporters describe; said as far as it is new."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self.look()
+
+    def look(self) -> None:
+        """Read them again."""
+        self.settings = read_settings(os.environ, PARAMETERS.pieces)
+        lines = [f"{problem}; the default is used" for problem in self.settings.left_out]
+        lines += [f"{problem}; until that is mended, nothing is sent" for problem in self.settings.withheld]
+        for line in lines:
+            if line not in self._said:
+                self._said.add(line)
+                _log.warning("%s", line)
+
+    def export(self, directory: Path | None) -> ExportConfig:
+        """Give the configuration of an exporter with its spool in a directory."""
+        return self.settings.export.model_copy(update={"spool_directory": str(directory or "")})
 
 
 def open_station() -> Station:
-    """Open what the variables of the process describe."""
-    settings = read_settings(os.environ)
-    for problem in settings.left_out:
-        _log.warning("%s; the default is used", problem)
-    for problem in settings.withheld:
-        _log.warning("%s; until that is mended, nothing is sent", problem)
+    """Open what the variables of the process and the parameters of its exporters describe."""
+    way = _Way()
     hush_clients()
 
     def opener(endpoint: Endpoint) -> Transport:
-        if settings.withheld:
-            return Withheld(settings.withheld[0])
+        if way.settings.withheld:
+            return Withheld(way.settings.withheld[0])
+        if not PARAMETERS.may_send(endpoint.signal):
+            return Withheld("no exporter of this signal has been made in this process")
         if endpoint.protocol is Protocol.GRPC:
             return _forks.add(lambda: open_transport(endpoint))
         return open_transport(endpoint)
@@ -43,16 +67,22 @@ def open_station() -> Station:
     context = quiet_context()
 
     def open_in(directory: Path | None) -> OtlpExporter:
-        export = settings.export.model_copy(update={"spool_directory": str(directory or "")})
-        return OtlpExporter(export, opener=opener, context=context)
+        return OtlpExporter(way.export(directory), opener=opener, context=context)
+
+    def adapt(exporter: OtlpExporter, directory: Path | None) -> None:
+        if PARAMETERS.given:
+            way.look()
+            exporter.reconfigure(way.export(directory))
 
     root = _root()
     found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot)))
     if root is None or found is None:
         _log.warning("%s: no slot can be taken; what waits for the backend waits in memory only", root or VARIABLE)
-        return Station(open_in(None))
+        exporter = open_in(None)
+        return Station(exporter, adapt=partial(adapt, exporter, None))
     slot, exporter = found
-    return Station(exporter, None if settings.withheld else Heir(root, slot, open_in, context))
+    heir = None if way.settings.withheld else Heir(root, slot, open_in, context)
+    return Station(exporter, heir, partial(adapt, exporter, slot))
 
 
 def _root() -> Path | None:

@@ -7,7 +7,7 @@ replaced by a default, which would carry the telemetry somewhere else than was a
 what is exported waits in the spool, and the next start with the variable mended sends it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from otel_connect.config import ExportConfig, Layer, Output, build
@@ -15,6 +15,7 @@ from otel_connect.environment import environment_layer
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import resolve
 from otel_connect.export.tls import file_problems
+from otel_connect.plugin.parameters import Piece
 
 _PREFIX = "OTEL_EXPORTER_OTLP_"
 _HOW = ("PROTOCOL", "COMPRESSION", "TIMEOUT", "INSECURE")
@@ -31,16 +32,17 @@ class Settings(NamedTuple):
     """One line for each reason not to send anything yet."""
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Read the variables; never raises."""
-    usable: dict[str, str] = {}
+def read_settings(environ: Mapping[str, str], parameters: Iterable[Piece] = ()) -> Settings:
+    """Read the variables, and what exporters were given besides, which wins; never raises."""
+    usable: list[Layer] = []
     left_out: list[str] = []
     withheld: list[str] = []
-    for name in sorted(name for name in environ if name.startswith(_PREFIX)):
-        alone = {name: environ[name]}
-        if not (problems := list(_problems(alone))):
-            usable |= alone
-        elif name.endswith(_HOW):
+    names = sorted(name for name in environ if name.startswith(_PREFIX))
+    variables = (Piece(environment_layer({name: environ[name]}), name.endswith(_HOW)) for name in names)
+    for piece in (*variables, *parameters):
+        if not (problems := list(_problems(piece.layer))):
+            usable.append(piece.layer)
+        elif piece.how:
             left_out += problems
         else:
             withheld += problems
@@ -52,17 +54,17 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     else:
         files = [problem for endpoint in endpoints.values() for problem in file_problems(endpoint)]
         withheld += dict.fromkeys(files)
-    return Settings(export if not withheld else _export({}), tuple(left_out), tuple(withheld))
+    return Settings(export if not withheld else _export([]), tuple(left_out), tuple(withheld))
 
 
-def _export(environ: Mapping[str, str]) -> ExportConfig:
+def _export(layers: Iterable[Layer]) -> ExportConfig:
     # An application that names this exporter wants OTLP: without an endpoint, to the specification's default.
     wanted = Layer({"export.output": Output.OTLP}, {"export.output": "output"})
-    return build([wanted, environment_layer(environ)]).export
+    return build([wanted, *layers]).export
 
 
-def _problems(environ: Mapping[str, str]) -> Iterator[str]:
+def _problems(layer: Layer) -> Iterator[str]:
     try:
-        _export(environ)
+        _export([layer])
     except ConfigError as error:
         yield from error.problems

@@ -127,3 +127,12 @@ def test_the_example_in_code_delivers(
     (checkout / "own.py").write_text(block + APP)
     type_in(network, programs, checkout, "python own.py", OTEL_SERVICE_NAME="code")
     collector.await_until(lambda: [one for one in collector.spans() if one["resource"]["service.name"] == "code"])
+
+
+def test_the_declarative_configuration_delivers(
+    network: NetworkNamespace, programs: Path, checkout: Path, collector: Collector
+) -> None:
+    (block,) = blocks(PAGE, "yaml")
+    (checkout / "otel.yaml").write_text(block)
+    type_in(network, programs, checkout, "opentelemetry-instrument python app.py", OTEL_CONFIG_FILE="otel.yaml")
+    await_all(collector, "basket")
