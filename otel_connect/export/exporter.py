@@ -33,6 +33,7 @@ class OtlpExporter:
     Opens the spool and starts the sending threads; nothing is connected before the first request. Raises
     ConfigError with every problem of the endpoints, also when none is configured, and SpoolInUseError when
     another process holds the spool directory. The threads run in copies of ``context``.
+    ``silent`` leaves it to the caller to say what is left when it is closed.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class OtlpExporter:
         disk: Callable[[Path], Opened] = open_disk,
         look_every_s: float = 10.0,
         context: Context | None = None,
+        silent: bool = False,
     ) -> None:
+        self._silent = silent
         self._opener = opener
         self._clock = clock
         self._config = config
@@ -128,6 +131,8 @@ class OtlpExporter:
         lost = self._spool.close()
         for sender in self._senders.values():
             sender.hang_up()
+        if self._silent:
+            return
         if any(lost.values()):
             _log.warning("dropped %d records (shutdown): they waited in memory, not on a disk", sum(lost.values()))
         if left := sum(account.queued for account in self.ledger.snapshot().values()):

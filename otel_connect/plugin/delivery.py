@@ -13,6 +13,7 @@ from otel_connect.export.ledger import Account, Reason
 from otel_connect.model import Signal
 from otel_connect.plugin.batches import Encoded
 from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.last_words import say
 from otel_connect.plugin.quiet import delivering, quiet_context
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Station(NamedTuple):
 
     exporter: OtlpExporter
     heir: Heir | None = None
+    tell: Callable[[], None] | None = None
+    """Says, once it is closed, what was not delivered."""
     adapt: Callable[[], None] | None = None
     """Goes another way from now on, when another exporter has been given parameters."""
 
@@ -139,7 +142,7 @@ class Delivery:
                 self._station = self._opener()
             except (OtelConnectError, OSError, RuntimeError) as error:
                 self._failed = True
-                _log.warning("nothing can be exported: %s", error)
+                say(f"nothing can be exported: {error}")
         return self._station
 
     def _notice(self, signal: Signal, records: int, complaint: str) -> None:
@@ -154,6 +157,8 @@ def _close(station: Station, timeout_s: float) -> None:
     if station.heir is not None:
         station.heir.close(timeout_s)
     station.exporter.close(max(deadline - time.monotonic(), 0.0))
+    if station.tell is not None:
+        station.tell()
 
 
 def _keep_forever(value: object) -> None:

@@ -17,6 +17,7 @@ from otel_connect.export.transport import Transport, open_transport
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.forking import Forks
 from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.last_words import tell
 from otel_connect.plugin.parameters import Parameters
 from otel_connect.plugin.quiet import hush_clients, quiet_context
 from otel_connect.plugin.settings import read_settings
@@ -66,8 +67,8 @@ def open_station() -> Station:
 
     context = quiet_context()
 
-    def open_in(directory: Path | None) -> OtlpExporter:
-        return OtlpExporter(way.export(directory), opener=opener, context=context)
+    def open_in(directory: Path | None, *, own: bool = False) -> OtlpExporter:
+        return OtlpExporter(way.export(directory), opener=opener, context=context, silent=own)
 
     def adapt(exporter: OtlpExporter, directory: Path | None) -> None:
         if PARAMETERS.given:
@@ -75,14 +76,14 @@ def open_station() -> Station:
             exporter.reconfigure(way.export(directory))
 
     root = _root()
-    found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot)))
+    found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot, own=True)))
     if root is None or found is None:
         _log.warning("%s: no slot can be taken; what waits for the backend waits in memory only", root or VARIABLE)
-        exporter = open_in(None)
-        return Station(exporter, adapt=partial(adapt, exporter, None))
+        exporter = open_in(None, own=True)
+        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None))
     slot, exporter = found
     heir = None if way.settings.withheld else Heir(root, slot, open_in, context)
-    return Station(exporter, heir, partial(adapt, exporter, slot))
+    return Station(exporter, heir, partial(tell, exporter, str(slot)), partial(adapt, exporter, slot))
 
 
 def _root() -> Path | None:
