@@ -251,8 +251,22 @@ def file_layer(path: Path) -> Layer:
     return Layer(values, {key: f"{path}: {key if key.isprintable() else ascii(key)}" for key in values})
 
 
-def build(layers: Iterable[Layer]) -> Configuration:
-    """Merge the layers, later ones winning, and validate; raises ConfigError with every problem."""
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path("/")
+
+
+# Taken once: a daemon changes to another directory, and shall find the same files as before.
+_STARTED_IN = _working_directory()
+
+
+def build(layers: Iterable[Layer], started_in: Path = _STARTED_IN) -> Configuration:
+    """Merge the layers, later ones winning, and validate; raises ConfigError with every problem.
+
+    Relative paths of files that are read are taken from ``started_in``.
+    """
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []
@@ -263,7 +277,7 @@ def build(layers: Iterable[Layer]) -> Configuration:
             if not _put(tree, key.split("."), value):
                 problems.append(f"{layer.origins[key]}: is a value and a section at once; keep one")
     try:
-        configuration = Configuration.model_validate(tree)
+        configuration = Configuration.model_validate(tree, context=started_in)
     except ValidationError as error:
         problems += [_problem(detail, origins) for detail in error.errors()]
     if problems:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
 from otel_connect.config.section import Section
 
@@ -35,14 +35,19 @@ class Compression(StrEnum):
     GZIP = "gzip"
 
 
-def _file(value: Path) -> Path:
-    if "\0" in str(value):
+def is_absolute(directory: str) -> bool:
+    """Whether a directory to be written to can be used: it has to be the same for every start, and in every message."""
+    return directory.startswith("/") and directory.isprintable()
+
+
+def _file(value: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(value) or value == Path():
         raise ValueError("must be the name of a file")
-    return value
+    return info.context / value if isinstance(info.context, Path) else value
 
 
 File = Annotated[Path, AfterValidator(_file)]
-"""A path that the system can be asked for; whether it can be read is seen when it is."""
+"""A file that is read; whether it can be is seen then. A relative path is taken from the context of the validation."""
 
 
 class SignalConfig(Section):
@@ -111,6 +116,6 @@ class ExportConfig(Section):
     @field_validator("spool_directory")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if value and not (value.startswith("/") and value.isprintable()):
+        if value and not is_absolute(value):
             raise ValueError("must be an absolute path, or empty for memory only")
         return value

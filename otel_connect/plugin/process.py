@@ -4,7 +4,6 @@ State of the module, because the SDK makes each exporter by its class alone, and
 spool and one connection for each signal.
 """
 
-import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,12 @@ from otel_connect.export.transport import Transport, open_transport
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.forking import Forks
 from otel_connect.plugin.heir import Heir
-from otel_connect.plugin.last_words import tell
+from otel_connect.plugin.last_words import say, tell
 from otel_connect.plugin.parameters import Parameters
 from otel_connect.plugin.quiet import hush_clients, quiet_context
 from otel_connect.plugin.settings import read_settings
-from otel_connect.plugin.slots import VARIABLE, spool_root, take_slot
+from otel_connect.plugin.slots import VARIABLE, refused, spool_root, take_slot
 
-_log = logging.getLogger(__name__)
 _forks = Forks()
 PARAMETERS = Parameters()
 """Of the exporters of this process."""
@@ -44,7 +42,7 @@ class _Way:
         for line in lines:
             if line not in self._said:
                 self._said.add(line)
-                _log.warning("%s", line)
+                say(line)
 
     def export(self, directory: Path | None) -> ExportConfig:
         """Give the configuration of an exporter with its spool in a directory."""
@@ -76,9 +74,11 @@ def open_station() -> Station:
             exporter.reconfigure(way.export(directory))
 
     root = _root()
+    if problem := refused(os.environ):
+        say(f"{problem}; {root or 'memory'} is used")
     found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot, own=True)))
     if root is None or found is None:
-        _log.warning("%s: no slot can be taken; what waits for the backend waits in memory only", root or VARIABLE)
+        say(f"{root or VARIABLE}: no slot can be taken; what waits for the backend waits in memory only")
         exporter = open_in(None, own=True)
         return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None))
     slot, exporter = found
@@ -89,10 +89,9 @@ def open_station() -> Station:
 def _root() -> Path | None:
     """Find where the slots are; ``None`` when there is no such place, as for a user without a home."""
     try:
-        root = spool_root(os.environ, Path.home())
+        return spool_root(os.environ, Path.home())
     except RuntimeError:
         return None
-    return root if str(root).isprintable() else None
 
 
 class Withheld:

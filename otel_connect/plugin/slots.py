@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from otel_connect.config.export import is_absolute
 from otel_connect.errors import SpoolInUseError
 
 _T = TypeVar("_T")
@@ -20,15 +21,28 @@ _MOST = 1024
 def spool_root(environ: Mapping[str, str], home: Path) -> Path:
     """Find the directory of the slots.
 
-    Without OTEL_CONNECT_SPOOL_DIRECTORY it lies below the user's state directory, by the name of the service:
-    what one application left must not be sent by another, which may have another backend.
+    Without a usable OTEL_CONNECT_SPOOL_DIRECTORY it lies below the user's state directory, by the name of the
+    service: what one application left must not be sent by another, which may have another backend.
     """
-    if directory := environ.get(VARIABLE, "").strip():
-        return Path(directory).absolute()
+    directory = environ.get(VARIABLE, "").strip()
+    if directory and not refused(environ):
+        return Path(directory)
     state = Path(environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # as the XDG specification has it
         state = home / ".local" / "state"
     return state / "otel-connect" / "spool" / _file_name(_service(environ))
+
+
+def refused(environ: Mapping[str, str]) -> str:
+    """Say why OTEL_CONNECT_SPOOL_DIRECTORY is not used; empty if it is, or is not set.
+
+    A relative path leads somewhere else after a change of the working directory, as daemons make one, and the next
+    start would not find what this one has left.
+    """
+    directory = environ.get(VARIABLE, "").strip()
+    if not directory or is_absolute(directory):
+        return ""
+    return f"{VARIABLE}: must be an absolute path, not {directory!r}"
 
 
 def take_slot(root: Path, open_in: Callable[[Path], _T]) -> _T | None:

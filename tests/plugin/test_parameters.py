@@ -52,8 +52,8 @@ def test_a_configuration_file_with_parameters_that_we_do_not_know(tmp_path: Path
     assert request.metadata["content-encoding"] == "gzip"
     lines = [line for line in said.splitlines() if "is not supported" in line]
     assert [line.partition(": is not")[0] for line in lines] == [
-        "the exporter of traces: session",
-        "the exporter of traces: tls.min_version",
+        "otel-connect: the exporter of traces: session",
+        "otel-connect: the exporter of traces: tls.min_version",
     ]
 
 

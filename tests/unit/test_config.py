@@ -1,15 +1,18 @@
 """Layers → one configuration, or every problem with its place."""
 
+import functools
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from otel_connect.config import Configuration, Layer, Protocol, build, file_layer
+from otel_connect.environment import environment_layer
 from otel_connect.errors import ConfigError
 
 
@@ -131,3 +134,51 @@ def test_no_file_content_raises_anything_but_its_problems(content: str) -> None:
             build([file_layer(file)])
         except ConfigError as error:
             assert all(str(file) in line for line in error.problems)
+
+
+READ = {
+    **{
+        f"export{scope}.{name}": f"OTEL_EXPORTER_OTLP_{scope[1:].upper()}{'_' if scope else ''}{name.upper()}"
+        for scope in ("", ".logs", ".metrics", ".traces")
+        for name in ("certificate", "client_certificate", "client_key")
+    },
+    **dict.fromkeys(("enrich.kubelet_token_file", "enrich.kubelet_certificate", "enrich.mask_key_file"), ""),
+}
+"""Every option that names a file to be read, with its variable."""
+
+
+def value(configuration: Configuration, key: str) -> object:
+    return functools.reduce(getattr, key.split("."), configuration)
+
+
+def test_every_option_of_a_file_is_among_these() -> None:
+    def files(section: type[BaseModel], path: str) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from files(field.annotation, f"{path}{name}.")
+            elif "Path" in str(field.annotation) or field.annotation is Path:
+                yield f"{path}{name}"
+
+    assert sorted(files(Configuration, "")) == sorted(READ)
+
+
+@pytest.mark.parametrize("key", READ)
+def test_a_file_that_is_read_is_taken_from_where_the_process_was_started(key: str, tmp_path: Path) -> None:
+    table, _, name = key.rpartition(".")
+    file = tmp_path / "agent.toml"
+    for given_, found in (("own.pem", "/start/own.pem"), ("../own.pem", "/start/../own.pem"), ("/own.pem", "/own.pem")):
+        file.write_text(f'[{table}]\n{name} = "{given_}"\n')
+        assert value(build([file_layer(file)], Path("/start")), key) == Path(found)
+        if variable := READ[key]:
+            assert value(build([environment_layer({variable: given_})], Path("/start")), key) == Path(found)
+    file.write_text(f'[{table}]\n{name} = ""\n')
+    assert problems(file_layer(file)) == (f"{file}: {key}: must be the name of a file, not ''",)
+
+
+@pytest.mark.parametrize("directory", ["spool", "./spool", "~/spool", "spool\\n"])
+def test_a_directory_that_is_written_to_is_the_same_everywhere(directory: str, tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f'export.spool_directory = "{directory}"\nserve.listen = "unix:{directory}"\n')
+    first, second = problems(file_layer(file))
+    assert first.startswith(f"{file}: export.spool_directory: must be an absolute path, or empty for memory only")
+    assert second.startswith(f"{file}: serve.listen: must name an absolute path")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from otel_connect.errors import SpoolInUseError
-from otel_connect.plugin.slots import slots, spool_root, take_slot
+from otel_connect.plugin.slots import refused, slots, spool_root, take_slot
 
 HOME = Path("/home/alice")
 
@@ -16,7 +16,7 @@ HOME = Path("/home/alice")
         ({}, "/home/alice/.local/state/otel-connect/spool/unknown_service"),
         ({"OTEL_CONNECT_SPOOL_DIRECTORY": " "}, "/home/alice/.local/state/otel-connect/spool/unknown_service"),
         ({"OTEL_CONNECT_SPOOL_DIRECTORY": "/var/spool/shop"}, "/var/spool/shop"),
-        ({"OTEL_CONNECT_SPOOL_DIRECTORY": "spool"}, str(Path.cwd() / "spool")),
+        ({"OTEL_CONNECT_SPOOL_DIRECTORY": "spool"}, "/home/alice/.local/state/otel-connect/spool/unknown_service"),
         ({"XDG_STATE_HOME": "/state"}, "/state/otel-connect/spool/unknown_service"),
         ({"XDG_STATE_HOME": "state"}, "/home/alice/.local/state/otel-connect/spool/unknown_service"),
         ({"OTEL_SERVICE_NAME": "shop"}, "/home/alice/.local/state/otel-connect/spool/shop"),
@@ -33,6 +33,20 @@ HOME = Path("/home/alice")
 )
 def test_where_the_slots_are(environ: dict[str, str], root: str) -> None:
     assert str(spool_root(environ, HOME)) == root
+
+
+@pytest.mark.parametrize(
+    "directory", ["spool", "./spool", "../spool", "~/spool", "/spool\n", "/a\x1b[2Jb", "file:///spool"]
+)
+def test_a_directory_that_is_not_the_same_everywhere_is_refused(directory: str) -> None:
+    environ = {"OTEL_CONNECT_SPOOL_DIRECTORY": f"{directory}x", "OTEL_SERVICE_NAME": "shop"}
+    assert refused(environ) == f"OTEL_CONNECT_SPOOL_DIRECTORY: must be an absolute path, not {directory + 'x'!r}"
+    assert spool_root(environ, HOME) == HOME / ".local/state/otel-connect/spool/shop"
+
+
+@pytest.mark.parametrize("environ", [{}, {"OTEL_CONNECT_SPOOL_DIRECTORY": " "}, {"OTEL_CONNECT_SPOOL_DIRECTORY": "/s"}])
+def test_a_directory_that_can_be_used_is_not_refused(environ: dict[str, str]) -> None:
+    assert refused(environ) == ""
 
 
 def test_the_first_free_slot_is_taken() -> None:
