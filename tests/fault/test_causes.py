@@ -20,9 +20,11 @@ from otel_connect.export.exporter import OtlpExporter
 from otel_connect.export.sender import State
 from otel_connect.export.transport import open_transport
 from otel_connect.model import Signal
+from tests.support.agent import RunningAgent
 from tests.support.collector import Collector, await_until, free_ports
 from tests.support.delivery import GRPC, HTTP, QUICK, logs, metrics, traces
 from tests.support.receiver import Certificates, GrpcReceiver, HttpReceiver, Reply, ServerTls, make_certificates
+from tests.support.status import Status
 
 P = "OTEL_EXPORTER_OTLP_"
 OF_FILE = "/etc/agent.toml: export."
@@ -288,3 +290,20 @@ def test_a_plaintext_request_to_a_port_for_tls_costs_no_records(servers: Servers
     exporter.close(0)
     account = exporter.accounts()[Signal.LOGS]
     assert (account.queued, account.dropped) == (1, {})
+
+
+def test_a_running_agent_says_it_once_and_names_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    with HttpReceiver() as receiver:
+        file.write_text(f'[export]\nendpoint = "{receiver.endpoint}"\nprotocol = "grpc"\nmetric_interval_ms = 100\n')
+        with RunningAgent(
+            "--config", str(file), environment={"OTEL_CONNECT_LISTEN": f"unix:{tmp_path}/status"}
+        ) as agent:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                socket.create_connection(listener.getsockname()).close()
+            pages = Status(f"unix:{tmp_path}/status")
+            agent.until(lambda: [one["state"] for one in pages.document()["delivery"].values()] == ["unhealthy"] * 3)
+        (line,) = [line for line in agent.errors if "does not take requests" in line]
+    remedy = f'set export.protocol = "http/protobuf" in {file}'
+    said = f"gRPC met an HTTP/1 answer at port {receiver.port}: {remedy}"
+    assert line.strip().endswith(f"{receiver.endpoint} does not take requests (unhealthy): {said}")

@@ -42,7 +42,10 @@ BY_HAND = "otel-connect: "
 
 
 def run(tmp_path: Path, *program: str | Path, **variables: str) -> list[str]:
-    """Run an application whose backend is away, unless told otherwise; return its lines about the end."""
+    """Run an application whose backend is away, unless told otherwise; return its lines about the end.
+
+    An empty variable is not set at all.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     usual = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
@@ -50,9 +53,8 @@ def run(tmp_path: Path, *program: str | Path, **variables: str) -> list[str]:
         "OTEL_CONNECT_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
     command = program or (sys.executable, "-c", PROGRAM)
-    done = subprocess.run(
-        command, env=clean | usual | variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    environ = {name: value for name, value in (clean | usual | variables).items() if value}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return [line for line in done.stderr.splitlines() if "not delivered" in line]
 
@@ -109,6 +111,19 @@ def test_one_line_where_only_opentelemetry_logs(tmp_path: Path) -> None:
     (line,) = run(tmp_path, INSTRUMENT, sys.executable, "-c", BY_NAME, **selected)
     assert line.startswith(f"{BY_HAND}not delivered when the application ended: logs ")
     assert "traces 2 waiting" in line
+
+
+def test_the_protocol_that_the_distribution_sets_is_named(tmp_path: Path) -> None:
+    with HttpReceiver() as receiver:
+        selected = {
+            "OTEL_TRACES_EXPORTER": "otel_connect",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+        selected |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": ""}
+        (line,) = run(tmp_path, INSTRUMENT, sys.executable, "-c", BY_NAME, **selected)
+    remedy = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+    assert line.endswith(f"(last trouble: gRPC met an HTTP/1 answer at port {receiver.port}: {remedy})")
 
 
 def test_nothing_when_everything_has_arrived(tmp_path: Path) -> None:
