@@ -15,6 +15,7 @@ from opentelemetry.semconv._incubating.attributes import process_attributes, ser
 from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
+from otel_connect.errnos import errno_name
 from otel_connect.model import (
     Attempt,
     ConnectEvent,
@@ -159,11 +160,6 @@ def error_type(verdict: Verdict) -> str | None:
     if outcome is Outcome.LOCAL_ERROR:
         return _OTHER if errno is None else _ERROR_TYPES.get(errno, _OTHER)
     return _OUTCOME_ERROR_TYPES[outcome]
-
-
-def errno_name(errno: int) -> str | None:
-    """Return the symbol of an errno (``ECONNREFUSED``), ``None`` for a number that has none."""
-    return errnos.errorcode.get(errno)
 
 
 def network_type(family: int) -> str | None:

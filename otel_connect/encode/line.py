@@ -6,7 +6,7 @@ with the peer's port where that is not the one that was asked for: ``… shop.ex
 
 from functools import lru_cache
 
-from otel_connect.encode.attributes import errno_name
+from otel_connect.errnos import errno_name
 from otel_connect.model import Attempt, Outcome, ServerName, Verdict
 
 _MICROSECOND, _MILLISECOND, _SECOND = 1_000, 1_000_000, 1_000_000_000

@@ -12,10 +12,10 @@ Only SGR codes of this module reach the terminal; every name goes through :func:
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from errno import errorcode
 from os import get_terminal_size
 from typing import NamedTuple, TextIO
 
+from otel_connect.errnos import errno_name
 from otel_connect.model import Attempt, Outcome
 from otel_connect.serve import text
 
@@ -64,7 +64,7 @@ def _user(attempt: Attempt) -> str:
 def _reason(attempt: Attempt) -> str:
     if attempt.superseded:
         return "(superseded)"
-    return "" if attempt.verdict.errno is None else errno_name(attempt.verdict.errno)
+    return "" if attempt.verdict.errno is None else errno_text(attempt.verdict.errno)
 
 
 def _outcome_alone(attempt: Attempt) -> str:
@@ -173,9 +173,9 @@ class ConsoleOutput:
         return lines if encoding is None else lines.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def errno_name(number: int) -> str:
-    """Return the symbolic name of an errno, or the number where it has none (``ECONNREFUSED``, ``512``)."""
-    return errorcode.get(number, str(number))
+def errno_text(number: int) -> str:
+    """Return the name of an errno, or the number where it has none (``ECONNREFUSED``, ``999``)."""
+    return errno_name(number) or str(number)
 
 
 def colour_wanted(stream: TextIO, environ: Mapping[str, str]) -> bool:

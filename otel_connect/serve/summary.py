@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from otel_connect.model import Attempt, Balance, Outcome, Verdict
 from otel_connect.serve import text
-from otel_connect.serve.console import errno_name
+from otel_connect.serve.console import errno_text
 
 OTHER_PEERS = "other peers"
 
@@ -136,7 +136,7 @@ def _reasons(failures: Counter[Verdict]) -> str:
 
 
 def _named(verdict: Verdict) -> str:
-    return verdict.outcome if verdict.errno is None else f"{verdict.outcome} {errno_name(verdict.errno)}"
+    return verdict.outcome if verdict.errno is None else f"{verdict.outcome} {errno_text(verdict.errno)}"
 
 
 def _balance(balance: Balance) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGE, ARCHITECTURE = PROJECT / "otel_connect", PROJECT / "docs" / "architecture.md"
 ROOMS = ("capture", "enrich", "encode", "export", "serve")
-SHARED = {"otel_connect", "otel_connect.model", "otel_connect.figures", "otel_connect.errors", "otel_connect.config"}
+SHARED = {"otel_connect"} | {f"otel_connect.{name}" for name in ("model", "figures", "errors", "errnos", "config")}
 SHARED |= {f"otel_connect.config.{path.stem}" for path in (PACKAGE / "config").glob("[a-z]*.py")}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from otel_connect.model import Attempt, Outcome, ServerName
 from otel_connect.serve import text
-from otel_connect.serve.console import ConsoleOutput, colour_wanted, errno_name, terminal_width
+from otel_connect.serve.console import ConsoleOutput, colour_wanted, errno_text, terminal_width
 from tests.support.events import make_attempt
 
 LOCAL6 = "2001:db8:b6c0:1d00:a9b3:1c2f:88d1:4f2e"
@@ -311,9 +311,10 @@ def test_what_is_no_terminal_has_no_width() -> None:
     assert terminal_width(FakeTerminal()) is None  # claims to be one, but has no descriptor to ask
 
 
-def test_errno_names() -> None:
-    assert errno_name(111) == "ECONNREFUSED"
-    assert errno_name(512) == "512"
+def test_an_errno_is_shown_by_its_name_or_else_by_its_number() -> None:
+    assert errno_text(111) == "ECONNREFUSED"
+    assert errno_text(95) == "EOPNOTSUPP"
+    assert errno_text(999) == "999"
 
 
 def test_an_attempt_that_failed_before_it_had_a_peer_shows_what_was_asked_for() -> None:
