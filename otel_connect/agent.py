@@ -12,9 +12,9 @@ from typing import Protocol
 
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.outcome import decide
-from otel_connect.capture.superseded import Overtakes
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
+from otel_connect.enrich.superseded import Races
 from otel_connect.figures import AgentState, NamesState
 from otel_connect.model import Asker, Attempt, Balance, ConnectEvent, KernelFilters, Segment
 from otel_connect.unrecorded import Counting, Tallies, Unrecorded
@@ -132,7 +132,7 @@ class Agent:
         """How often the ring is read."""
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._overtakes = Overtakes()
+        self._races = Races()
         self._unrecorded = Unrecorded(source, output)
         self._run = os.urandom(6).hex()
         self._read = 0
@@ -198,6 +198,7 @@ class Agent:
                 "undecodable": self._undecodable,
             },
             probe_missed=self._source.missed() + before.call_full,
+            waiting=self._races.waiting,
         )
         if balance.difference <= _COUNTED_UP_TO:
             counted = self._source.in_progress()
@@ -249,21 +250,24 @@ class Agent:
             self._enricher.overhear(drained.events, drained.askers, self._listening.drain(_SEGMENTS))
 
     def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
-        if not events:
+        if events or self._races.waiting:
+            now = self._wall_ns()
+            self._show(self._races.judge([self._attempt(event, now) for event in events], self._monotonic_ns()))
+
+    def _show(self, decided: list[Attempt]) -> None:
+        if not decided:
             return
-        now = self._wall_ns()
-        attempts = self._unrecorded.sift([self._attempt(event, now) for event in events], self._enricher)
+        attempts = self._unrecorded.sift(decided, self._enricher)
         if self._enricher.conceals:
             attempts = [one._replace(event=self._enricher.conceal(one.event)) for one in attempts]
         self._output.write(attempts)
         self._shown += len(attempts)
 
     def _attempt(self, event: ConnectEvent, observed_unix_ns: int) -> Attempt:
-        verdict = decide(event)
         return Attempt(
             event=event,
-            verdict=verdict,
-            superseded=self._overtakes.superseded(event, verdict),
+            verdict=decide(event),
+            superseded=False,  # until it is found to be
             named=self._enricher.name(event),
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
@@ -279,6 +283,7 @@ class Agent:
         while self._drain():
             pass
         self._hand_over(self._source.take_in_progress())
+        self._show(self._races.end())
         state = self.state()
         self._output.close(state)
         return state.balance

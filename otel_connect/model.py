@@ -309,7 +309,7 @@ class Attempt(NamedTuple):
     event: ConnectEvent
     verdict: Verdict
     superseded: bool
-    """For an abandoned attempt: its process had reached the same port by another attempt first."""
+    """For an abandoned attempt: its process reached another address of the same server instead."""
     named: Named
     observed_unix_ns: int
     """When the agent read the event."""
@@ -429,6 +429,8 @@ class Balance(NamedTuple):
     """Attempts that never reached the output, by reason."""
     probe_missed: int
     """Runs of a probe that the kernel skipped: unseen, so beside the account."""
+    waiting: int = 0
+    """Ended and read; whether they were superseded is not known yet."""
 
     @property
     def difference(self) -> int:
@@ -436,4 +438,5 @@ class Balance(NamedTuple):
 
         While attempts are made it may be off by those that moved between two readings.
         """
-        return self.seen - self.shown - self.in_progress - self.in_ring - sum(self.lost.values())
+        there = self.shown + self.in_progress + self.in_ring + self.waiting
+        return self.seen - there - sum(self.lost.values())

@@ -277,7 +277,7 @@ class Telemetry:
     def _account(self, signal: Signal, balance: Balance, records: Records) -> Account:
         if signal not in _PER_ATTEMPT:
             return Account(records.accepted, records.recovered, records.exported, records.queued, _by_reason(records))
-        waiting = balance.in_progress + balance.in_ring + balance.shown - self._encoded
+        waiting = balance.in_progress + balance.in_ring + balance.waiting + balance.shown - self._encoded
         reasons = {**balance.lost, **_by_reason(records)}
         reasons[Reason.ENCODE_ERROR] = self._encode_errors
         reasons[Reason.SAMPLED] = self._collapsed

@@ -161,17 +161,10 @@ def bound(way: Way, port: int = 0) -> Iterator[tuple[socket.socket, Address]]:
 
 @contextmanager
 def full_listener(report: Report, way: Way, port: int = 0) -> Iterator[Address]:
-    """Listen, and fill the queue by the one attempt that it has room for.
-
-    Another process makes that attempt: else the attempts that follow would be superseded by it.
-    """
+    """Listen, and fill the queue by the one attempt that it has room for."""
     with bound(way, port) as (listener, address):
         listener.listen(0)
-        child = os.fork()
-        if child == 0:
-            os._exit(attempt(way, address))
-        _, status = os.waitpid(child, 0)
-        report.ended("established", way, address, os.waitstatus_to_exitcode(status), 0)
+        report.ended("established", way, address, attempt(way, address), 0)
         yield address
 
 

@@ -140,7 +140,7 @@ def _named(verdict: Verdict) -> str:
 
 
 def _balance(balance: Balance) -> list[str]:
-    lost, pending = sum(balance.lost.values()), balance.in_progress + balance.in_ring
+    lost, pending = sum(balance.lost.values()), balance.in_progress + balance.in_ring + balance.waiting
     terms = f"shown {balance.shown} + in progress {pending} + lost {lost}"
     if balance.difference:
         line = f"seen {balance.seen} ≠ {terms}: {balance.difference:+} unaccounted for, please report this"

@@ -12,13 +12,13 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_connect.capture.layout import decode_event, ring_records
 from otel_connect.capture.outcome import decide
-from otel_connect.capture.superseded import Overtakes
 from otel_connect.config import EncodeConfig
 from otel_connect.encode.logs import encode_logs
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.spans import SpanSelection, encode_spans
 from otel_connect.encode.wire import fragments
+from otel_connect.enrich.superseded import Races
 from otel_connect.figures import NO_FIGURES
 from otel_connect.model import Attempt, ConnectEvent
 from tests.bench.recorded import CLOCK, fake_enricher
@@ -55,7 +55,7 @@ class _Capture:
 
     def __init__(self, laps: _Laps) -> None:
         self._laps = laps
-        self._enricher, self._overtakes = fake_enricher(), Overtakes()
+        self._enricher, self._races = fake_enricher(), Races()
 
     def run(self, ring: bytes) -> list[Attempt]:
         laps = self._laps
@@ -65,14 +65,15 @@ class _Capture:
         events = [decode_event(record, CLOCK) for record in records]
         laps.end("decode")
         verdicts = [decide(event) for event in events]
-        superseded = [self._overtakes.superseded(*decided) for decided in zip(events, verdicts, strict=True)]
         laps.end("decide")
         names = [self._enricher.name(event) for event in events]
         laps.end("name the process")
         ids = map(_event_id, events)
         times = [time.time_ns()] * len(events)
-        attempts = list(map(Attempt, events, verdicts, superseded, names, times, ids))
+        attempts = list(map(Attempt, events, verdicts, [False] * len(events), names, times, ids))
         laps.end("put together")
+        attempts = self._races.judge(attempts, time.monotonic_ns())
+        laps.end("find what was superseded")
         return attempts
 
 

@@ -226,6 +226,24 @@ def test_the_balance_holds_while_attempts_wait_in_the_ring() -> None:
     assert all(balance.difference == 0 for balance in output.balances)
 
 
+def test_what_waits_to_be_found_superseded_is_in_the_balance_and_shown_at_the_end() -> None:
+    there = {"requested_address": None, "requested_port": None, "sk_err": 0, "shutdown": 3}
+    dead = make_event(sequence=1, peer_address="::1", **there)
+    began = dead.start_unix_ns + (dead.duration_ns or 0) + 1_000_000
+    alive = make_event(sequence=2, peer_address="127.0.0.1", ending=Ending.ESTABLISHED, start_unix_ns=began, **there)
+    readings = [Drained([dead], 0, more=True), Drained([], 0, more=True), Drained([alive], 0, more=True)]
+    output = run(FakeSource(*readings), rounds=3)
+    assert [(balance.waiting, balance.in_ring, balance.shown) for balance in output.balances] == [
+        (1, 1, 0),
+        (1, 1, 0),
+        (0, 0, 2),
+    ]
+    assert all(balance.difference == 0 for balance in output.balances)
+    assert [(one.event.sequence, one.superseded) for one in output.attempts] == [(2, False), (1, True)]
+    alone = run(FakeSource(Drained([dead], 0, more=False)))
+    assert [(one.event.sequence, one.superseded) for one in alone.attempts] == [(1, False)]
+
+
 def test_a_difference_is_seen() -> None:
     assert Balance(seen=5, shown=1, in_progress=1, in_ring=1, lost={"x": 1}, probe_missed=0).difference == 1
 
