@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "alerts"
 RULES = EXAMPLES / "otel-connect.rules.yml"
-_FETCH = ROOT / "tests" / "deploy" / "prometheus.sh"
+_UNPACK = ROOT / "tests" / "unpack.sh"
 _START_STOP_SECONDS = 30.0
 
 Labels = dict[str, str]
@@ -41,8 +41,9 @@ def as_grafana_sends(query: str, interval: str) -> str:
 @functools.cache
 def prometheus_programs() -> Path:
     """Return the folder of prometheus, promtool and prometheus-alertmanager, fetched on first use."""
-    fetched = subprocess.run([_FETCH], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(fetched.stdout.strip())
+    packages = ["prometheus", "prometheus-alertmanager"]
+    fetched = subprocess.run([_UNPACK, "prometheus=only", *packages], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(fetched.stdout.strip()) / "usr" / "bin"
 
 
 class Webhook:

@@ -61,13 +61,16 @@ def available() -> list[Runtime]:
     ]
     if node := shutil.which("node"):
         found.append(_runtime("node", [os.path.realpath(node), str(CLIENTS / "client.js")]))
-    java, javac = shutil.which("java"), shutil.which("javac")
-    if java and javac:
-        classes = _compile(os.path.realpath(javac), "Client.java", _build_java)
-        # One compiler and one collector thread less to start: the tests measure no Java.
-        frugal = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(classes), "Client"]
-        found.append(_runtime("java", [os.path.realpath(java), *frugal]))
+    if shutil.which("java") and shutil.which("javac"):
+        found.append(_runtime("java", java("Client")))
     return found
+
+
+def java(client: str) -> list[str]:
+    """Return the command that runs a client in Java; raises FileNotFoundError where there is none."""
+    classes = _compile(_tool("javac"), f"{client}.java", _build_java)
+    # One compiler and one collector thread less to start: the tests measure no Java.
+    return [_tool("java"), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(classes), client]
 
 
 def read_reports(stdout: str, _pid: int = 0) -> tuple[Report, ...]:
