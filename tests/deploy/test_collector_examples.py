@@ -28,16 +28,16 @@ pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "collector-config"
 
-# Two refused attempts, one accepted on loopback and one elsewhere, one given up for another one that was accepted.
+# Two refused attempts, one accepted on loopback and one elsewhere, one to localhost given up for the accepted one.
 PROGRAM = """
 import socket, sys
-address, nobody, closed, listening, silent, peer, peer_port = sys.argv[1:]
+address, nobody, closed, listening, peer, peer_port = sys.argv[1:]
 for _ in range(2):
     assert socket.socket().connect_ex((nobody, int(closed))) == 111
 socket.create_connection((peer, int(peer_port))).close()
-slow = socket.socket()
+slow = socket.socket(socket.AF_INET6)
 slow.setblocking(False)
-assert slow.connect_ex((silent, int(listening))) == 115
+assert slow.connect_ex(("::1", int(listening))) == 115
 socket.create_connection((address, int(listening))).close()
 slow.close()
 """
@@ -58,9 +58,11 @@ class Real(NamedTuple):
 def real() -> Iterator[Real]:
     with Bench() as bench, HttpReceiver() as receiver:
         closed, listening = bench.closed(Family.IPV4), bench.listener(Family.IPV4)
-        silent = bench.neighbourless(Family.IPV4).address
+        silent = f"add rule ip6 silent input ip6 daddr ::1 tcp dport {listening.port} drop"
+        chain = "add chain ip6 silent input { type filter hook input priority 0; }"
+        assert bench.namespace.run(["nft", f"add table ip6 silent; {chain}; {silent}"]).returncode == 0
         peer = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, delay=0.02))
-        arguments = [listening.address, NOBODY, closed.port, listening.port, silent, peer.address, peer.port]
+        arguments = [listening.address, NOBODY, closed.port, listening.port, peer.address, peer.port]
         with RunningAgent(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}) as agent:
             with bench.namespace.popen([sys.executable, "-I", "-S", "-c", PROGRAM, *map(str, arguments)]) as program:
                 assert program.wait(30) == 0

@@ -25,12 +25,15 @@ Forge = Callable[[dns.message.Message], Sequence[dns.message.Message]]
 
 
 class Resolver:
-    """Serves ``records`` at port 53 of some addresses; ``truncated`` makes clients ask again by TCP."""
+    """Serves ``records`` at port 53 of some addresses, without a namespace those of the machine.
+
+    ``truncated`` makes clients ask again by TCP.
+    """
 
     def __init__(
         self,
         records: Records,
-        namespace: NetworkNamespace,
+        namespace: NetworkNamespace | None,
         addresses: Sequence[str] = ("127.0.0.53",),
         *,
         truncated: bool = False,
@@ -46,7 +49,8 @@ class Resolver:
         for address in addresses:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             for make in (_datagram, _listener):
-                served = namespace.inside(partial(make, family, address))
+                listen = partial(make, family, address)
+                served = namespace.inside(listen) if namespace else listen()
                 handle = self._by_udp if make is _datagram else self._by_tcp
                 self._selector.register(served, selectors.EVENT_READ, handle)
         self._thread = threading.Thread(target=self._serve, name="resolver")
