@@ -60,7 +60,7 @@ class CaptureConfig(Section):
     max_in_progress: Annotated[int, Field(ge=1, le=1 << 22)] = 1 << 16
     """Attempts that can be in progress at one time; the kernel memory for them is taken at the start."""
     stale_after_s: Annotated[int, Field(ge=60, le=_DAY_S)] = 600
-    """An attempt in progress for longer is given up as unknown (Linux itself gives up after 130 s)."""
+    """An attempt in progress for longer is given up as unknown (Linux itself gives up after 127 or 131 s)."""
 
     process_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
     """Attempts a second that may have a record of their own, for one process; 0 means no limit."""

@@ -17,10 +17,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataP
 from otel_connect.encode.spans import SpanContext
 from otel_connect.encode.wire import message, varint
 
-# Seconds; the retries of a SYN fall at 1, 3, 7, 15, 31, 63 and 127 s, each just below a boundary.
+# Seconds. From 1 on they are when a SYN is due again: the timer is never early, so an answer to that SYN lies above.
+# Before Linux 6.5 that is at 1, 3, 7, 15, 31 and 63, and the timeout at 127; since then at 1, 2, 3, 4, 5, 7, 11, 19, 35
+# and 67, and the timeout at 131. The last boundary is above both timeouts, late as their timers may be.
 DURATION_BOUNDARIES = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 15.0, 31.0, 63.0, 127.0, 150.0),
 )
 
 _MAX_BUCKETS = 160  # the specification's defaults for exponential histograms

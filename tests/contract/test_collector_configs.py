@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from otel_connect.encode.durations import DURATION_BOUNDARIES
 from tests.support.collector import DIRECT, RECIPE, Collector, collector_binary
 from tests.support.kubernetes import KubernetesApi, pod
 
@@ -65,6 +67,17 @@ REQUESTS = {
     "metrics": request("Metrics", "metrics", METRIC),
     "traces": request("Spans", "spans", SPAN),
 }
+
+
+def test_the_buckets_of_span_metrics_are_those_of_the_agents_own_histogram() -> None:
+    config = yaml.safe_load(CONFIGS["span-metrics"].read_text(encoding="utf-8"))
+    buckets = config["connectors"]["span_metrics"]["histogram"]["explicit"]["buckets"]
+    units = {"ms": 1e-3, "s": 1.0}
+    found = [re.fullmatch(r"(\d+)(m?s)", bucket) for bucket in buckets]
+    seconds = [int(one[1]) * units[one[2]] for one in found if one]
+    assert len(seconds) == len(buckets)
+    assert set(seconds) <= set(DURATION_BOUNDARIES)
+    assert [one for one in seconds if one >= 1] == [one for one in DURATION_BOUNDARIES if one >= 1]
 
 
 def post(collector: Collector, path: str, message: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from otel_connect.model import Attempt, Outcome, ServerName, Signal, ThrottleEve
 from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
+from tests.support.syn_schedule import schedule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
 TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean", tuple: "string[]"}
@@ -206,6 +207,13 @@ def test_event_name_and_boundaries() -> None:
     boundaries = re.search(r"in seconds: ([\d.\s]+);", PAGE)
     assert boundaries is not None
     assert tuple(map(float, boundaries[1].split())) == DURATION_BOUNDARIES
+
+
+def test_the_retries_of_a_syn_are_those_of_the_kernel() -> None:
+    found = re.findall(r"\| ([\w .]*6\.5[\w ]*) \| ([\d, ]+) s \| (\d+) s \|", PAGE)
+    said = {linux: (list(map(int, retries.split(","))), int(timeout)) for linux, retries, timeout in found}
+    derived = {"before 6.5": schedule(linear=0), "6.5 and later": schedule(linear=4)}
+    assert said == {linux: ([retry.due for retry in one.retries], one.timeout.due) for linux, one in derived.items()}
 
 
 def test_limits_of_throttles() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from otel_connect.encode.durations import DURATION_BOUNDARIES
 from tests.support.prometheus import ROOT, RULES, prometheus_programs
 from tools.scale_rules import scaled
 
@@ -41,6 +42,16 @@ def cases_of(files: list[Path]) -> dict[str, dict[bool, int]]:
             for name, once in fires.items():
                 counted[name][once] += 1
     return counted
+
+
+@pytest.mark.parametrize("written", ["{:g}", "{}"], ids=["Prometheus 2", "Prometheus 3"])
+def test_every_bucket_that_a_rule_names_is_one_of_the_histogram(written: str) -> None:
+    buckets = list(map(written.format, DURATION_BOUNDARIES))
+    named = re.findall(r'", le(=~?)"([^"]+)"}', RULES.read_text(encoding="utf-8"))
+    assert named
+    for operator, value in named:
+        pattern = value if operator == "=~" else re.escape(value)
+        assert len([bucket for bucket in buckets if re.fullmatch(pattern, bucket)]) == 1, value
 
 
 def test_promtool_accepts_the_rules_and_the_configuration() -> None:

@@ -26,6 +26,7 @@ from otel_connect.encode.durations import (
     bucket_index,
 )
 from otel_connect.encode.spans import SpanContext
+from tests.support.syn_schedule import schedule
 
 seconds = st.one_of(st.floats(1e-6, 1e3), st.just(0.0), st.sampled_from([*DURATION_BOUNDARIES, 0.25, 1.0, 2.0, 1024.0]))
 
@@ -125,3 +126,26 @@ def test_exemplars_are_the_last_of_each_bucket_and_new_each_time(new: Callable[[
         for value, context in zip((0.21, 3.0), contexts[1:], strict=True)
     ]
     assert not point(durations).exemplars
+
+
+ANSWERED_WITHIN_S = 0.5
+
+
+@pytest.mark.parametrize("linear", [0, 4], ids=["before Linux 6.5", "since Linux 6.5"])
+def test_answers_to_different_syns_are_in_different_buckets(linear: int) -> None:
+    buckets: list[set[int]] = []
+    for retry in schedule(linear).retries:
+        answered = (retry.due + 1e-6, retry.latest, retry.latest + ANSWERED_WITHIN_S)
+        buckets.append({bisect_left(DURATION_BOUNDARIES, seconds) for seconds in answered})
+    buckets.append({bisect_left(DURATION_BOUNDARIES, seconds) for seconds in (1e-6, 0.5, 1.0)})
+    assert sum(map(len, buckets)) == len(set[int]().union(*buckets))
+
+
+@pytest.mark.parametrize("linear", [0, 4], ids=["before Linux 6.5", "since Linux 6.5"])
+def test_the_kernels_own_timeout_has_a_bucket_with_an_upper_end(linear: int) -> None:
+    timeout = schedule(linear).timeout
+    retry = schedule(linear).retries[-1]
+    buckets = {bisect_left(DURATION_BOUNDARIES, seconds) for seconds in (timeout.due + 1e-6, timeout.latest * 1.05)}
+    assert len(buckets) == 1
+    assert buckets < set(range(len(DURATION_BOUNDARIES))), "it is not above the last boundary"
+    assert buckets.isdisjoint({bisect_left(DURATION_BOUNDARIES, retry.latest + ANSWERED_WITHIN_S)})

@@ -33,7 +33,7 @@ from tests.support.otlp import RESOURCES, SCHEMA_URL, SCOPE, by_resource, key_va
 
 BOUNDARIES = [
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.1, 3.3, 7.5, 15.5, 32.0, 64.0, 130.0),
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 15.0, 31.0, 63.0, 127.0, 150.0),
 ]
 SECOND = 1_000_000_000
 START_NS = 1_700_000_000 * SECOND
@@ -175,12 +175,12 @@ def test_counting_starts_with_the_first_attempt_not_with_the_collection() -> Non
 
 def test_durations_fall_into_the_buckets_of_the_contract() -> None:
     metrics = make_metrics()
-    seconds = [0.0004, 1.003, 3.01, 7.02, 15.1, 31.2, 63.4, 127.8, 131.0]
+    seconds = [0.0004, 1.003, 2.1, 3.01, 4.2, 5.3, 7.02, 11.4, 19.9, 31.2, 63.4, 134.5, 150.1]
     metrics.record([make_attempt(duration_ns=int(second * 1e9)) for second in seconds])
     histogram = collect(metrics)["otel_connect.attempt.duration"]
     (point,) = points_of(histogram)
     assert list(point.explicit_bounds) == BOUNDARIES
-    assert list(point.bucket_counts) == [0, 0, 1, *[0] * 9, *[1] * 8]
+    assert list(point.bucket_counts) == [0, 0, 1, *[0] * 10, *[1] * 12]
     assert point.sum == pytest.approx(sum(seconds))
     assert histogram.unit == "s"
 
