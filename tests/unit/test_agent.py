@@ -244,6 +244,30 @@ def test_what_waits_to_be_found_superseded_is_in_the_balance_and_shown_at_the_en
     assert [(one.event.sequence, one.superseded) for one in alone.attempts] == [(1, False)]
 
 
+def test_an_attempt_that_nothing_supersedes_is_shown_after_two_seconds() -> None:
+    shown: list[int] = []
+
+    class Watching(Collected):
+        def tick(self, state: Callable[[], AgentState]) -> None:
+            assert state().balance.difference == 0
+            shown.append(len(self.attempts))
+
+    class HalfSeconds:
+        now = 0
+
+        def wait(self, timeout: float) -> bool:
+            del timeout
+            self.now += 500_000_000
+            return len(shown) == 6
+
+    dead = make_event(peer_address="::1", requested_address=None, sk_err=0, shutdown=3)
+    clock = HalfSeconds()
+    enricher = make_enricher(lambda *_: None, lambda _: None)
+    source = FakeSource(Drained([dead], 0, more=False))
+    Agent(source, enricher, Watching(), 0.0, monotonic_ns=lambda: clock.now).run(clock)
+    assert shown == [0, 0, 0, 0, 1, 1]
+
+
 def test_a_difference_is_seen() -> None:
     assert Balance(seen=5, shown=1, in_progress=1, in_ring=1, lost={"x": 1}, probe_missed=0).difference == 1
 
