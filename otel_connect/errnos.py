@@ -6,6 +6,7 @@ and that its tracepoints show.
 """
 
 import errno
+import os
 
 # glibc's <errno.h> and the kernel's own define these as another name for a number that has one, on most architectures.
 _SECOND_NAMES = ("EWOULDBLOCK", "EDEADLOCK", "ENOTSUP")
@@ -48,3 +49,8 @@ _NAMES = _names()
 def errno_name(number: int) -> str | None:
     """Return the kernel's name of an errno (``ECONNREFUSED``), ``None`` for a number that has none."""
     return _NAMES.get(number)
+
+
+def errno_message(number: int) -> str:
+    """Return the C library's text for an errno, and the name of one that only the kernel knows."""
+    return _INTERNAL.get(number) or os.strerror(number)

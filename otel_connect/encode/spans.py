@@ -15,6 +15,7 @@ from otel_connect.encode.attributes import is_failure
 from otel_connect.encode.line import server_endpoint
 from otel_connect.encode.resource import WorkloadResources
 from otel_connect.encode.wire import export_request, message, text
+from otel_connect.errnos import errno_message
 from otel_connect.model import Attempt, Outcome, Verdict
 
 SPAN_NAME = "tcp connect"
@@ -131,7 +132,7 @@ def _error_status(verdict: Verdict) -> bytes:
     if verdict.errno is None:
         reason = _WITHOUT_ERRNO.get(verdict.outcome, verdict.outcome.value)
     else:
-        reason = os.strerror(verdict.errno)
+        reason = errno_message(verdict.errno)
     return message(_STATUS, text(_STATUS_MESSAGE, reason) + _STATUS_ERROR)
 
 

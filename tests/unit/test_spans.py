@@ -74,6 +74,7 @@ def test_joined_fragments_are_what_protobuf_writes(batch: list[Attempt]) -> None
             "closed by the application before an answer came",
         ),
         ({"outcome": Outcome.ABANDONED, "errno": None, "superseded": True}, Status.STATUS_CODE_UNSET, ""),
+        ({"outcome": Outcome.LOCAL_ERROR, "errno": 524}, Status.STATUS_CODE_ERROR, "ENOTSUPP"),
         ({"outcome": Outcome.UNKNOWN, "errno": None}, Status.STATUS_CODE_ERROR, "the end was not seen"),
         ({"outcome": Outcome.LOCAL_ERROR, "errno": None}, Status.STATUS_CODE_ERROR, "local_error"),
     ],
