@@ -81,7 +81,7 @@ class Output(Counting, Protocol):
     """Where attempts go: the console, JSON lines or OTLP."""
 
     def write(self, attempts: Sequence[Attempt]) -> None:
-        """Take a batch of attempts, in the order they ended."""
+        """Take a batch of attempts, in the order they ended but for those that waited to be found superseded."""
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         """Do what time asks for; called many times a second."""
