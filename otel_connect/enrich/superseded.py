@@ -110,7 +110,7 @@ class Races:
             else:
                 others.append(one)
         self._put_back(server, others[::-1])
-        return superseded[::-1]
+        return superseded
 
     def _overdue(self, now: int) -> Iterator[Attempt]:
         for server in [server for server, waiting in self._waiting.items() if waiting[0].until <= now]:

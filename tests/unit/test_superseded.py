@@ -124,6 +124,17 @@ def test_the_two_addresses_of_localhost_are_one_host(dead: str, alive: str, supe
     assert judged([loser(0, 250, dead, server=None), winner(250.6, 280, alive, server=None)]) == [superseded]
 
 
+def test_localhost_is_one_server_for_one_process_and_port() -> None:
+    for changes in ({"pid": 1}, {"process_start_boot_ns": 1}, {"peer_port": 80}):
+        race = winner(250, 260, "127.0.0.1", server=None, **changes), loser(0, 260.1, "::1", server=None)
+        assert judged(race) == [False]
+
+
+def test_what_was_asked_for_tells_addresses_apart_where_a_load_balancer_made_one_peer_of_them() -> None:
+    race = winner(250, 260, requested_address=V4, peer_address="10.9.0.7"), loser(0, 260.1, peer_address="10.9.0.7")
+    assert judged(race) == [True]
+
+
 def test_several_addresses_are_tried_one_after_another_until_one_answers() -> None:
     race = [loser(0, 250), loser(250.6, 501, V4_TOO), winner(501.6, 540)]
     assert judged(race) == [True, True]
@@ -140,6 +151,28 @@ def test_a_race_that_another_address_won_is_found_beside_a_later_one() -> None:
     assert judged([winner(250, 260), second, loser(0, 260.1)]) == [True]
 
 
+def test_the_last_winners_of_four_addresses_are_remembered() -> None:
+    others = [f"10.1.3.{number}" for number in range(4)]
+    race = [winner(250, 260), *(winner(250, 260, V6) for _ in range(9)), *(winner(0, 10, one) for one in others[:2])]
+    assert judged([*race, loser(0, 260.1)]) == [True]
+    races = Races()
+    races.judge([winner(250, 260), *(winner(0, 10, one) for one in others)], 0)
+    assert races.judge([loser(0, 260.1)], 0) == [], "the winner of four addresses ago is forgotten"
+
+
+def test_what_a_winner_leaves_waiting_keeps_its_order_and_its_time() -> None:
+    races = Races()
+    early, late = loser(0, 10, sequence=1), loser(0, 20, sequence=2)
+    assert races.judge([early], 0) == []
+    assert races.judge([loser(0, 250, sequence=3)], SECOND // 2) == []
+    assert races.judge([late], SECOND) == []
+    beaten, *others = reversed(races.judge([winner(250.6, 280)], SECOND))
+    assert (beaten.event.sequence, beaten.superseded, len(others)) == (3, True, 1)
+    assert races.waiting == 2
+    assert races.judge([], 2 * SECOND) == [early]
+    assert races.judge([], 3 * SECOND) == [late]
+
+
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.ABANDONED}))
 def test_only_what_was_given_up_is_ever_superseded(outcome: Outcome) -> None:
     races = Races()
@@ -150,9 +183,11 @@ def test_only_what_was_given_up_is_ever_superseded(outcome: Outcome) -> None:
 def test_an_attempt_waits_two_seconds_for_the_answer_of_the_next_address() -> None:
     races = Races()
     assert races.judge([loser(0, 250)], 5 * SECOND) == []
+    assert races.judge([loser(0, 2000)], 6 * SECOND) == []
     assert races.judge([], 7 * SECOND - 1) == []
-    assert races.waiting == 1
+    assert races.waiting == 2
     assert races.judge([], 7 * SECOND) == [loser(0, 250)]
+    assert races.judge([], 8 * SECOND) == [loser(0, 2000)]
     assert races.waiting == 0
     assert races.judge([winner(250.6, 280)], 7 * SECOND) == [winner(250.6, 280)]
 
