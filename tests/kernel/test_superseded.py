@@ -31,7 +31,7 @@ RECORDS = {
     "alive.test": [("A", ALIVE4)],
     "dead.test": [("A", DEAD4)],
 }
-# The addresses in the order of the answer: what the C library sorts, c-ares leaves.
+# Node tries IPv6 and IPv4 in turn, as they come; the dead address of IPv4 comes first, which no resolver promises.
 NODE = """
 const { Resolver } = require("node:dns").promises;
 const net = require("node:net");
@@ -39,7 +39,7 @@ const resolver = new Resolver();
 const lookup = async (host, options, done) => {
   const [six, four] = await Promise.all([resolver.resolve6(host), resolver.resolve4(host)]);
   done(null, [six, four].flatMap((found, index) =>
-    found.map((address) => ({ address, family: index ? 4 : 6 }))));
+    found.sort().reverse().map((address) => ({ address, family: index ? 4 : 6 }))));
 };
 net.connect({ host: process.argv[1], port: Number(process.argv[2]), lookup, autoSelectFamily: true })
   .on("connect", function () { this.destroy(); });
