@@ -1,41 +1,29 @@
 """The names that /etc/hosts gives to addresses, as the process that connects has that file."""
 
 import ipaddress
-import os
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from otel_connect.enrich.procfs import is_process
+from otel_connect.enrich.rooted import Identity, RootedFile, read_file
 
-_FILE_BYTES = 1 << 18
 _NAME_CHARACTERS = 253
 _AGAIN_NS = 2_000_000_000
 _NO_NAMES: Mapping[str, str] = {}
 
-_Identity = tuple[int, int, int, int]
-ReadHosts = Callable[[int, int], "HostsFile | None"]
-
-
-class HostsFile(NamedTuple):
-    """The file as it is, and how to tell whether it is still the same."""
-
-    identity: _Identity
-    content: bytes
+ReadHosts = Callable[[int, int], RootedFile | None]
 
 
 class Hosts:
     """Reads the file of a process when it is first asked for, and again after some time; remembers some of them."""
 
-    def __init__(self, read: "ReadHosts", clock_ns: Callable[[], int], remembered: int = 4096) -> None:
+    def __init__(self, read: ReadHosts, clock_ns: Callable[[], int], remembered: int = 4096) -> None:
         self._read = read
         self._clock_ns = clock_ns
         self._of_process: LRUCache[tuple[int, int], tuple[int, Mapping[str, str]]] = LRUCache(remembered)
-        self._tables: LRUCache[_Identity, Mapping[str, str]] = LRUCache(64)
+        self._tables: LRUCache[Identity, Mapping[str, str]] = LRUCache(64)
 
     def name(self, pid: int, start_boot_ns: int, address: str) -> str | None:
         """Return the first name that the file of a process has for an address; never for loopback."""
@@ -50,7 +38,7 @@ class Hosts:
             self._of_process[pid, start_boot_ns] = now, table
         return table.get(address)
 
-    def _table(self, file: HostsFile) -> Mapping[str, str]:
+    def _table(self, file: RootedFile) -> Mapping[str, str]:
         table = self._tables.get(file.identity)
         if table is None:
             table = self._tables[file.identity] = parse_hosts(file.content)
@@ -73,28 +61,6 @@ def parse_hosts(content: bytes) -> dict[str, str]:
     return table
 
 
-def read_hosts(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> HostsFile | None:
-    """Read the hosts file of a process; ``None`` when the process is gone, or has no plain file of moderate size.
-
-    No link is followed: one that a container makes would lead out of it.
-    """
-    here = proc / str(pid)
-    folders = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptors = []
-    try:
-        descriptors.append(os.open(here / "root", folders))
-        descriptors.append(os.open("etc", folders | os.O_NOFOLLOW, dir_fd=descriptors[-1]))
-        plain = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptors.append(os.open("hosts", plain, dir_fd=descriptors[-1]))
-        about = os.fstat(descriptors[-1])
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _FILE_BYTES:
-            return None
-        content = os.read(descriptors[-1], _FILE_BYTES)
-        if not is_process(here, start_boot_ns):
-            return None
-    except OSError:
-        return None
-    finally:
-        for one in descriptors:
-            os.close(one)
-    return HostsFile((about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size), content)
+def read_hosts(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> RootedFile | None:
+    """Read the hosts file of a process; ``None`` as for ``rooted.read_file``."""
+    return read_file(pid, start_boot_ns, "/etc/hosts", proc)

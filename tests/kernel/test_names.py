@@ -183,6 +183,16 @@ def test_a_name_of_the_hosts_file_is_that_of_the_process(place: Place) -> None:
         assert place.named(python("host.test"), hosts=hosts) == ServerName("host.test", "dns", "process")
 
 
+def test_a_hosts_file_that_is_a_link_is_followed_inside_the_root_of_the_process(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "hosts").write_text("10.53.0.80 db.internal\n")
+    (tmp_path / "etc" / "hosts").symlink_to(tmp_path / "static" / "hosts")
+    (tmp_path / "etc" / "nsswitch.conf").write_text("hosts: files\n")
+    mounted = ["unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(tmp_path / "etc")]
+    assert place.named([*mounted, *python("db.internal")]) == ServerName("db.internal", "hosts", "process")
+
+
 def test_a_namespace_that_appears_is_listened_in_and_is_free_when_it_is_left(place: Place) -> None:
     with NetworkNamespace() as fresh, fresh.popen(["sleep", "infinity"]) as somebody:
         place._replace(namespace=fresh).named(python("127.0.0.80"))  # by this the agent hears of it
