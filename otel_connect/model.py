@@ -160,6 +160,8 @@ class Told(NamedTuple):
     """There are no more texts than these."""
     vpid: int | None
     """The pid of the process in its own namespace; ``None``: the kernel did not say."""
+    root_mount: int | None = None
+    """The id of the mount whose top is its root directory, as in mountinfo; ``None``: it is no top, or not known."""
 
 
 class Asker(NamedTuple):

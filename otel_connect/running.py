@@ -1,6 +1,7 @@
 """What of a configuration can change while the agent runs: put in force all together, or not at all."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,7 +19,17 @@ from otel_connect.enrich.names import Names
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Lookups, Processes, Shown, unknown
-from otel_connect.enrich.procfs import arguments, executable, surroundings, user_name
+from otel_connect.enrich.procfs import (
+    arguments,
+    executable,
+    root_mount,
+    start_boot_ns,
+    surroundings,
+    user_inside,
+    user_name,
+)
+from otel_connect.enrich.rooted import identity, read_file
+from otel_connect.enrich.users import Init, Owner, Sources, Users
 from otel_connect.enrich.workloads import Workloads, no_pod
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
@@ -27,6 +38,8 @@ from otel_connect.serve.log import start_log
 from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
+
+_INIT = 1
 
 # What is made once: the probes with their memory, their limits and what they read, the packet sockets, the
 # directory that is locked, what takes a privilege.
@@ -173,7 +186,8 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
 
     Raises ConfigError when a file that the configuration names cannot be used.
     """
-    remembered, user = config.process_cache_size, user_name if config.user_names else _nameless
+    remembered = config.process_cache_size
+    user = _users(host_processes=host_processes).name if config.user_names else _nameless
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
     pods = _pods(config)
     pod = no_pod if pods is None else pods.of
@@ -197,7 +211,17 @@ def _pods(config: EnrichConfig) -> Pods | None:
     return Pods(KubeletClient(config.kubelet_url, config.kubelet_token_file, config.kubelet_certificate))
 
 
-def _nameless(_uid: int) -> None:
+def _users(*, host_processes: bool) -> Users:
+    """Know users by the root directory of their process; where processes cannot be asked, only of the agent's own."""
+    own_root = root_mount(os.getpid())
+    if not host_processes:
+        return Users(Sources(user_name, lambda *_: None, lambda *_: None, identity), own_root, None)
+    mount = root_mount(_INIT)
+    init = None if mount is None else Init(mount, _INIT, start_boot_ns(_INIT))
+    return Users(Sources(user_name, read_file, user_inside, identity), own_root, init)
+
+
+def _nameless(_owner: Owner) -> None:
     """Know no user's name."""
 
 

@@ -165,7 +165,8 @@ struct otc_text {
 	__u8 about;   /* enum otc_about */
 	__u8 whole;   /* 0: there is more than was read */
 	__u8 nothing; /* with OTC_EXECUTABLE: 1 << about for all that there is none of, though looked for */
-	__u8 padding[7];
+	__u8 padding[3];
+	__u32 root_mount; /* id of the mount whose top is its root directory; 0: none, or not known */
 	char bytes[OTC_TEXT_BLOCKS * OTC_TEXT_BLOCK];
 };
 

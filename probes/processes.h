@@ -106,6 +106,24 @@ static __always_inline u32 pid_inside(u64 task)
 }
 
 /*
+ * The id of the mount whose top is the root directory of the process. A mount belongs to one mount namespace,
+ * so two processes with the same one find the same files. Below the top, as after a chroot, an id says nothing.
+ */
+static __always_inline u32 root_mount(u64 task)
+{
+	u64 fs = 0, mount = 0, dentry = 0, top = 0;
+	u32 id = 0;
+
+	READ(fs, task, OFF_task_struct__fs);
+	READ(mount, fs, OFF_fs_struct__root_mnt);
+	READ(dentry, fs, OFF_fs_struct__root_dentry);
+	READ(top, mount, OFF_vfsmount__mnt_root);
+	if (top == dentry)
+		READ(id, mount - OFF_mount__mnt, OFF_mount__mnt_id);
+	return id;
+}
+
+/*
  * Tell the agent about the process, unless it knows: when the attempt ends, the process may be gone. What finds
  * no room in the ring is told again with the next attempt, all of it.
  */
@@ -130,6 +148,7 @@ static __always_inline void tell(struct otc_event *event)
 	text->pid = key.pid;
 	text->exec_id = event->exec_id;
 	text->vpid = pid_inside(task);
+	text->root_mount = root_mount(task);
 	text->nothing = 0;
 	if (!tell_cgroups(text, task) || !tell_environment(text, mm) || !tell_arguments(text, mm))
 		return;

@@ -55,7 +55,8 @@ TEXT_FIELDS = (
     ("about", "B"),
     ("whole", "B"),
     ("nothing", "B"),
-    ("padding", "7x"),
+    ("padding", "3x"),
+    ("root_mount", "I"),
 )
 ASKER_FIELDS = (
     ("process_start_ns", "Q"),
@@ -175,7 +176,7 @@ def decode_text(record: bytes | memoryview) -> list[Told]:
 
     Raises struct.error when the record is too short, ValueError for an unknown kind.
     """
-    process_start, pid, exec_id, vpid, length, about, whole, nothing = TEXT.unpack_from(record)
+    process_start, pid, exec_id, vpid, length, about, whole, nothing, root = TEXT.unpack_from(record)
     raw = bytes(record[TEXT.size : TEXT.size + length])
     if len(raw) < length:
         raise struct.error("the strings are longer than the record")
@@ -183,7 +184,7 @@ def decode_text(record: bytes | memoryview) -> list[Told]:
     if rest and whole:  # a process may write over its arguments
         strings.append(rest)
     texts = tuple(string.decode("utf-8", "backslashreplace") for string in strings)
-    told = Told(pid, process_start, exec_id, About(about), texts, bool(whole), vpid or None)
+    told = Told(pid, process_start, exec_id, About(about), texts, bool(whole), vpid or None, root or None)
     absent = (kind for kind in About if nothing >> kind & 1)
     return [told, *(told._replace(about=kind, texts=(), whole=True) for kind in absent)]
 

@@ -38,6 +38,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_file__f_path_dentry": ("file", "f_path.dentry"),
     "OFF_vfsmount__mnt_root": ("vfsmount", "mnt_root"),
     "OFF_mount__mnt": ("mount", "mnt"),
+    "OFF_mount__mnt_id": ("mount", "mnt_id"),
     "OFF_mount__mnt_parent": ("mount", "mnt_parent"),
     "OFF_mount__mnt_mountpoint": ("mount", "mnt_mountpoint"),
     "OFF_dentry__d_parent": ("dentry", "d_parent"),

@@ -7,10 +7,11 @@ from cachetools import LRUCache
 
 from otel_connect.enrich.published import service_variables
 from otel_connect.enrich.redact import redact
+from otel_connect.enrich.users import Owner
 from otel_connect.model import About, ConnectEvent, Process, Surroundings, Told
 
 ExecutableLookup = Callable[[int, int], str | None]
-UserLookup = Callable[[int], str | None]
+UserLookup = Callable[[Owner], str | None]
 
 _AROUND = (About.CGROUP, About.CGROUP_V1, About.ENVIRONMENT)
 
@@ -76,7 +77,7 @@ class Processes:
             return known
         facts = self._facts(event)
         name, path = self._executable(event, facts)
-        process = Process(name or event.comm, path, self._user(event.uid), *self._details(event, facts))
+        process = Process(name or event.comm, path, self._owner(event, facts), *self._details(event, facts))
         if name is None:
             self.misses += 1
         else:
@@ -114,6 +115,10 @@ class Processes:
             return told.texts[0], _path(told)
         path = self._lookups.executable(event.pid, event.process_start_boot_ns)
         return (None, None) if path is None else (path.rpartition("/")[2], path)
+
+    def _owner(self, event: ConnectEvent, facts: Mapping[About, Told]) -> str | None:
+        root_mount = next((one.root_mount for one in facts.values()), None)
+        return self._user(Owner(event.uid, event.pid, event.process_start_boot_ns, root_mount))
 
     def _details(
         self, event: ConnectEvent, facts: Mapping[About, Told]

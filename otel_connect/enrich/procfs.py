@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from pwd import getpwuid
 
@@ -56,10 +55,14 @@ def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Su
 
 def is_process(folder: Path, start_boot_ns: int) -> bool:
     """Say whether ``/proc/<pid>`` is still that of the process that began then; raises OSError when it is gone."""
+    return int(_stat_fields(folder)[_START_TIME - 3]) == start_boot_ns // _NS_PER_TICK
+
+
+def _stat_fields(folder: Path) -> list[bytes]:
+    """Return the fields of /proc/<pid>/stat from the third on."""
     stat = (folder / "stat").read_bytes()
     # The name in the second field may hold blanks and parentheses, so fields are counted from its end.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return int(fields[_START_TIME - 3]) == start_boot_ns // _NS_PER_TICK
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def arguments(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> tuple[str, ...] | None:
@@ -76,9 +79,46 @@ def arguments(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> tuple
     return tuple(map(_text, strings or [rest]))
 
 
-@lru_cache(maxsize=1024)
+def start_boot_ns(pid: int, proc: Path = Path("/proc")) -> int:
+    """Return when a process began, as precisely as /proc says it; raises OSError when it is gone."""
+    return int(_stat_fields(proc / str(pid))[_START_TIME - 3]) * _NS_PER_TICK
+
+
+def root_mount(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Return the id of the mount whose top is the root directory of a process; ``None`` where that is not to be had."""
+    try:
+        opened = os.open(proc / str(pid) / "root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            about = Path(f"/proc/self/fdinfo/{opened}").read_bytes()
+        finally:
+            os.close(opened)
+        number = about.partition(b"mnt_id:")[2].split(maxsplit=1)[0]
+        mounts = (proc / str(pid) / "mountinfo").read_bytes()
+    except (OSError, IndexError):
+        return None
+    # Of a root directory further down there is no line: the mount it is in begins outside.
+    fields = (line.split(maxsplit=5) for line in mounts.splitlines())
+    return next((int(number) for one in fields if one[0] == number and one[4] == b"/"), None)
+
+
+def user_inside(pid: int, start_boot_ns: int, uid: int, proc: Path = Path("/proc")) -> int | None:
+    """Return the number that a user has in the user namespace of a process; ``None``: none there, or it is gone."""
+    here = proc / str(pid)
+    try:
+        lines = (here / "uid_map").read_bytes().splitlines()
+        if not is_process(here, start_boot_ns):
+            return None
+    except OSError:
+        return None
+    for line in lines:
+        inside, outside, count = map(int, line.split())
+        if outside <= uid < outside + count:
+            return inside + uid - outside
+    return None
+
+
 def user_name(uid: int) -> str | None:
-    """Return the name of a user of this host, ``None`` when it has none."""
+    """Return the name of a user as the agent's own root directory has it, ``None`` when it has none."""
     try:
         return getpwuid(uid).pw_name
     except KeyError:

@@ -65,7 +65,19 @@ def read_file(pid: int, start_boot_ns: int, path: str, proc: Path = Path("/proc"
     finally:
         for one in descriptors:
             os.close(one)
-    return RootedFile(Identity(about.st_dev, about.st_ino, about.st_ctime_ns, about.st_size), content)
+    return RootedFile(_identity(about), content)
+
+
+def identity(path: str) -> Identity | None:
+    """Say which file this process itself has by a path, in the same terms; ``None`` where there is none."""
+    try:
+        return _identity(os.stat(path))  # noqa: PTH116 - beside fstat, whose result it is like
+    except OSError:
+        return None
+
+
+def _identity(about: os.stat_result) -> Identity:
+    return Identity(about.st_dev, about.st_ino, about.st_ctime_ns, about.st_size)
 
 
 def _find(root: int, path: str) -> int:

@@ -31,7 +31,7 @@ CLOCK = ClockOffsets(monotonic_ns=1_700_000_000_000_000_000, boot_ns=1_700_000_0
 
 def fake_enricher() -> Enricher:
     """Name processes without asking the host."""
-    return make_enricher(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{}".format)
+    return make_enricher(lambda pid, _start: f"/usr/lib/programs/program-{pid}", "user-{0.uid}".format)
 
 
 class Recorded:

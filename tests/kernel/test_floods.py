@@ -88,7 +88,7 @@ class While:
 
 
 def run_agent(capture: KernelCapture, output: Collected, stop: While) -> Balance:
-    enricher = make_enricher(executable, user_name)
+    enricher = make_enricher(executable, lambda owner: user_name(owner.uid))
     return Agent(capture, enricher, output, 0.05).run(stop)
 
 

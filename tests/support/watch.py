@@ -33,7 +33,7 @@ class Watch:
         self.asked: list[int] = []
         """Pids of whose surroundings the kernel did not tell all."""
         shown = Shown(command_args=True, vpid=True)
-        self.processes = Processes(Lookups(surroundings=self._ask), USERS.get, 4096, shown)
+        self.processes = Processes(Lookups(surroundings=self._ask), lambda owner: USERS.get(owner.uid), 4096, shown)
 
     def take(self, pid: int | None = None) -> list[Seen]:
         """Take what there is now, as the agent does; of one process, or of all."""

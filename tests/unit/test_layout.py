@@ -140,10 +140,13 @@ def test_a_reading_is_bounded_and_the_next_goes_on_where_it_stopped() -> None:
     assert ring_records(data, 255, first.position, end, 2) == ([b"three"], end)
 
 
+ROOT_MOUNT = 28
+
+
 def text(raw: bytes, *, about: About = About.CGROUP, whole: int = 1, vpid: int = 3, nothing: int = 0) -> bytes:
     """Make a record as the ring has it: whole blocks, with what was in the draft before behind the strings."""
     blocks = -(-len(raw) // TEXT_BLOCK) * TEXT_BLOCK
-    return TEXT.pack(40, 7, 2, vpid, len(raw), about, whole, nothing) + raw.ljust(blocks, b"?")
+    return TEXT.pack(40, 7, 2, vpid, len(raw), about, whole, nothing, ROOT_MOUNT) + raw.ljust(blocks, b"?")
 
 
 @pytest.mark.parametrize(
@@ -161,14 +164,16 @@ def text(raw: bytes, *, about: About = About.CGROUP, whole: int = 1, vpid: int =
 def test_the_strings_of_a_text(raw: bytes, whole: int, texts: tuple[str, ...]) -> None:
     record = text(raw, whole=whole)
     assert len(record) in TEXT_SIZES
-    assert decode_text(record) == [Told(7, 40, 2, About.CGROUP, texts, bool(whole), 3)]
+    assert decode_text(record) == [Told(7, 40, 2, About.CGROUP, texts, bool(whole), 3, ROOT_MOUNT)]
 
 
 def test_what_there_is_nothing_of_is_told_too() -> None:
     absent = 1 << About.CGROUP_V1 | 1 << About.ENVIRONMENT
     first, *others = decode_text(text(b"curl\0", about=About.EXECUTABLE, vpid=0, whole=0, nothing=absent))
-    assert first == Told(7, 40, 2, About.EXECUTABLE, ("curl",), False, None)
-    assert others == [Told(7, 40, 2, about, (), True, None) for about in (About.CGROUP_V1, About.ENVIRONMENT)]
+    assert first == Told(7, 40, 2, About.EXECUTABLE, ("curl",), False, None, ROOT_MOUNT)
+    assert others == [
+        Told(7, 40, 2, about, (), True, None, ROOT_MOUNT) for about in (About.CGROUP_V1, About.ENVIRONMENT)
+    ]
 
 
 def test_a_text_longer_than_its_record_is_refused() -> None:

@@ -38,7 +38,7 @@ class Lookup:
 
 def processes(lookup: Lookup, remembered: int = 16, shown: Shown | None = None) -> Processes:
     lookups = Lookups(lookup.executable, lookup.surroundings, lookup.arguments)
-    return Processes(lookups, {0: "root"}.get, remembered, shown)
+    return Processes(lookups, lambda owner: {0: "root"}.get(owner.uid), remembered, shown)
 
 
 def test_a_process_is_looked_up_once() -> None:
