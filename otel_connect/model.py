@@ -274,6 +274,9 @@ class Workload(NamedTuple):
     pod_uid: str | None = None
     published: tuple[tuple[str, str], ...] = ()
     """Further resource attributes, as the process or its orchestrator published them, without what is ours to say."""
+    within: tuple[str, ...] = ()
+    """The machines, containers and services that it is in, from the outermost inward: they tell workloads apart that
+    are alike in all else, and are no attributes."""
 
 
 class ServerName(NamedTuple):

@@ -124,7 +124,7 @@ class WorkloadResources:
 
     def attributes(self, workload: Workload) -> Mapping[str, str]:
         """Return the attributes of a workload's resource."""
-        name, namespace, instance_id, container_id, pod_uid, published = workload
+        name, namespace, instance_id, container_id, pod_uid, published, _ = workload
         identity = {
             service_attributes.SERVICE_NAME: name or "unknown_service",
             service_attributes.SERVICE_NAMESPACE: namespace,

@@ -127,4 +127,5 @@ def workload(
         container_id=place.container_id or published.get(_CONTAINER),
         pod_uid=place.pod_uid or published.get(_POD),
         published=tuple(sorted((key, value) for key, value in published.items() if key not in _OF_THEIR_OWN)),
+        within=place.within,
     )

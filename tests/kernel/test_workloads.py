@@ -14,6 +14,8 @@ import pytest
 
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.config import CaptureConfig
+from otel_connect.encode.resource import Resource, WorkloadResources
+from otel_connect.enrich.cgroups import whereabouts
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
@@ -21,7 +23,7 @@ from otel_connect.enrich.processes import Lookups, Processes
 from otel_connect.enrich.workloads import LOOK_AGAIN_S, Workloads
 from otel_connect.model import Workload
 from tests.support.agent import RunningAgent
-from tests.support.cgroups import cgroup, hierarchies
+from tests.support.cgroups import cgroup, hierarchies, own_cgroups
 from tests.support.collector import Collector
 from tests.support.network import closed_port
 from tests.support.otlp_json import Fields
@@ -33,6 +35,7 @@ NUMBER = f"{os.getpid():012x}"
 ID = "0f" * 26 + NUMBER
 UID = f"2c48913c-b29f-11e7-9350-{NUMBER}"
 UID_ = UID.replace("-", "_")
+HERE = own_cgroups().get("", "").rstrip("/")
 BELOW = f"otc-{NUMBER}"  # as of a kubelet or an engine with a root of its own: others may have the rest already
 SLICE = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID_}.slice"
 
@@ -72,6 +75,11 @@ class Watch:
         return taken
 
 
+def within(path: str) -> tuple[str, ...]:
+    """Say what is around the processes of one of the layouts."""
+    return whereabouts(f"{HERE}/{BELOW}/{path}", None).within
+
+
 @pytest.fixture(scope="module")
 def program() -> Iterator[Path]:
     with once_program() as once:
@@ -107,11 +115,35 @@ def test_runtimes(trees: tuple[str, ...], private: bool, program: Path) -> None:
             with cgroup(f"{BELOW}/{path}", *trees):
                 name = service or "unknown_service:once"
                 pid = started(*enter, program, port, PATH=os.environ["PATH"])
-                expected[pid] = Workload(name, None, None, container, pod)
+                expected[pid] = Workload(name, None, None, container, pod, (), within(path))
                 pid = started(*enter, program, port, PATH=os.environ["PATH"], **variables)
-                expected[pid] = Workload("shop", "web", None, container, pod, (("team", "a,b"),))
+                expected[pid] = Workload("shop", "web", None, container, pod, (("team", "a,b"),), within(path))
         taken = {pid: workload for pid, workload in watch.take() if pid in expected}
     assert taken == expected
+
+
+def test_the_same_unit_in_machines_and_on_their_host_is_a_workload_each(program: Path) -> None:
+    unit = "system.slice/smbd.service"
+    places = (
+        f"lxc.payload.a/{unit}",
+        f"lxc.payload.b/{unit}",
+        f"machine.slice/systemd-nspawn@c.service/payload/{unit}",
+        f"machine.slice/machine-d.scope/payload/{unit}",
+        f"user.slice/user-1000.slice/user@1000.service/app.slice/{Path(unit).name}",
+        f"user.slice/user-1001.slice/user@1001.service/app.slice/{Path(unit).name}",
+        unit,
+    )
+    resources = WorkloadResources(Resource({"host.id": "h"}))
+    with watching() as (watch, port):
+        pids: dict[int, str] = {}
+        for place in places * 2:
+            with cgroup(f"{BELOW}/{place}"):
+                pids[started(program, port)] = place
+        taken = [(pids[pid], resources.attributes(workload)) for pid, workload in watch.take() if pid in pids]
+    assert {found["service.name"] for _, found in taken} == {"smbd"}
+    instances = {(place, found["service.instance.id"]) for place, found in taken}
+    assert len(taken) == 2 * len(places)
+    assert len(instances) == len({instance for _, instance in instances}) == len(places)
 
 
 def run_in_podman(program: Path, folder: Path, port: str, name: str) -> str:
@@ -130,7 +162,8 @@ def test_a_container_of_podman(program: Path, tmp_path: Path) -> None:
     with watching() as (watch, port):
         container = run_in_podman(program, tmp_path, port, name)
         taken = [workload for _, workload in watch.take() if workload.service_name == name]
-    assert taken == [Workload(name, container_id=container)]
+    assert [one._replace(within=()) for one in taken] == [Workload(name, container_id=container)]
+    assert container in taken[0].within
 
 
 def test_a_context_is_found_once_it_is_published() -> None:

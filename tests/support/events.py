@@ -106,6 +106,7 @@ workloads = st.builds(
     _maybe_text,
     _maybe_text,
     st.lists(st.tuples(hostile_text, hostile_text), max_size=3).map(tuple),
+    st.lists(hostile_text, max_size=3).map(tuple),
 )
 """Any workload."""
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connect.enrich.cgroups import Whereabouts, whereabouts
+from otel_connect.enrich import cgroups
+from otel_connect.enrich.cgroups import Whereabouts
 
 C = "3f1c9a8be5d7420f6a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071"
 OUTER = "aa" * 32
@@ -129,6 +130,17 @@ NOTHING = [
 ]
 
 
+def whereabouts(cgroup: str | None, cgroup_v1: str | None) -> Whereabouts:
+    """Read everything but what is around it."""
+    return cgroups.whereabouts(cgroup, cgroup_v1)._replace(within=())
+
+
+def within(path: str) -> tuple[str, ...]:
+    found = cgroups.whereabouts(path, None)
+    assert found.within == cgroups.whereabouts("/", path).within == cgroups.whereabouts(None, path).within
+    return found.within
+
+
 @pytest.mark.parametrize("path", CONTAINERS.values(), ids=CONTAINERS)
 def test_containers(path: str) -> None:
     assert whereabouts(path, None) == whereabouts(None, path) == Whereabouts(container_id=C)
@@ -228,3 +240,88 @@ def test_a_path_without_end_is_read_from_its_end() -> None:
     assert whereabouts("/x" * 1_000_000 + f"/docker/{C}", None).container_id == C
     assert whereabouts("a" * 1_000_000, None) == Whereabouts()
     assert whereabouts("-" * 5_000 + C, None).container_id in (C, None)
+
+
+UNIT = "system.slice/smbd.service"
+# Where the same unit can run at the same time.
+PLACES = {
+    "the host": f"/{UNIT}",
+    "a user's manager": f"{USER}/app.slice/smbd.service",
+    "another user's manager": f"{USER.replace('1000', '1001')}/app.slice/smbd.service",
+    "LXC": f"/lxc.payload.a/{UNIT}",
+    "another machine of LXC": f"/lxc.payload.b/{UNIT}",
+    "a machine of Incus in a project": f"/lxc.payload.web_a/{UNIT}",
+    "LXC in LXC": f"/lxc.payload.a/lxc.payload.a/{UNIT}",
+    "LXC, before version 3.1": f"/lxc/x/{UNIT}",
+    "LXC, before version 3.1, another": f"/lxc/y/{UNIT}",
+    "LXC of a user": f"{USER}/lxc.payload.a/{UNIT}",
+    "LXC of a user, started in a session": f"/user.slice/user-1000.slice/session-3.scope/lxc.payload.a/{UNIT}",
+    "LXC of another user, in a session": f"/user.slice/user-1001.slice/session-4.scope/lxc.payload.a/{UNIT}",
+    "Proxmox": f"/lxc/101/ns/{UNIT}",
+    "another machine of Proxmox": f"/lxc/102/ns/{UNIT}",
+    "a manager that is not known": f"/vz/101/{UNIT}",
+    "nspawn": f"/machine.slice/systemd-nspawn@c.service/payload/{UNIT}",
+    "another machine of nspawn": f"/machine.slice/systemd-nspawn@d.service/payload/{UNIT}",
+    "nspawn, from a shell": f"/machine.slice/machine-c.scope/payload/{UNIT}",
+    "libvirt": f"/machine.slice/machine-lxc\\x2d4711\\x2dvirt.scope/{UNIT}",
+    "docker": f"/system.slice/docker-{C}.scope/{UNIT}",
+    "another container of docker": f"/system.slice/docker-{OUTER}.scope/{UNIT}",
+    "docker in docker": f"/system.slice/docker-{OUTER}.scope/docker/{C}/{UNIT}",
+    "podman in LXC": f"/lxc.payload.a/machine.slice/libpod-{C}.scope/container/{UNIT}",
+    "podman in another LXC": f"/lxc.payload.b/machine.slice/libpod-{C}.scope/container/{UNIT}",
+    "a pod": f"/kubepods/burstable/pod{UID}/{C}/{UNIT}",
+    "a pod in kind": f"/docker/{OUTER}/kubelet/kubepods/burstable/pod{UID}/{C}/{UNIT}",
+    "a pod in k3s in LXC": f"/lxc.payload.a/kubepods/burstable/pod{UID}/{C}/{UNIT}",
+    "a manager inside a container": f"/docker/{C}/user.slice/user-1000.slice/user@1000.service/app.slice/smbd.service",
+}
+
+
+def test_a_unit_is_another_one_wherever_it_can_run_beside_itself() -> None:
+    assert {cgroups.whereabouts(path, None).service for path in PLACES.values()} == {"smbd"}
+    found = {place: within(path) for place, path in PLACES.items()}
+    assert len(set(found.values())) == len(PLACES), found
+
+
+def test_what_is_in_no_unit_is_another_one_in_each_machine_too() -> None:
+    machines = [path.removesuffix(f"/{UNIT}") for path in PLACES.values() if path.endswith(f"/{UNIT}")]
+    known = [path for path in machines if not path.startswith("/vz")]
+    assert len({within(f"{path}/init.scope") for path in known}) == len(known)
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("/user.slice/user-1000.slice/session-3.scope", "/user.slice/user-1000.slice/session-4.scope"),
+        ("/user.slice/user-1000.slice/session-3.scope", "/user.slice/user-1001.slice/session-4.scope"),
+        (f"{USER}/app.slice/app-gnome-x-4711.scope", f"{USER}/app.slice/app-gnome-x-4712.scope"),
+        ("/system.slice/run-u12.service", "/system.slice/run-u13.service"),
+        ("/system.slice/run-p12-i34.service", "/system.slice/run-p12-i35.service"),
+        (f"/system.slice/run-r{C[:32]}.service", f"/system.slice/run-r{OUTER[:32]}.service"),
+        ("/system.slice/run-u12.scope/lxc.payload.a", "/system.slice/run-u13.scope/lxc.payload.a"),
+        ("/machine.slice/machine-lxc\\x2d1\\x2da.scope", "/machine.slice/machine-lxc\\x2d2\\x2da.scope"),
+        (
+            "/system.slice/system-sshd.slice/sshd@12-10.0.0.5:22-10.0.0.9:51234.service",
+            "/system.slice/system-sshd.slice/sshd@13-10.0.0.5:22-10.0.0.9:51235.service",
+        ),
+        ("/system.slice/nginx.service/workers/7", "/system.slice/nginx.service/workers/8"),
+        (f"/machine.slice/libpod-conmon-{C}.scope", f"/machine.slice/libpod-conmon-{OUTER}.scope"),
+    ],
+)
+def test_what_is_another_number_each_time_tells_nothing_apart(first: str, later: str) -> None:
+    assert within(first) == within(later)
+
+
+def test_with_both_trees_what_is_around_comes_from_the_one_that_knows_more() -> None:
+    nested = cgroups.whereabouts("/", "/lxc.payload.a/init.scope").within
+    assert nested == cgroups.whereabouts("/lxc.payload.a/init.scope", "/").within == ("lxc a",)
+    both = cgroups.whereabouts("/system.slice/lxc.service", f"/docker/{C}").within
+    assert both == ("docker", C)
+
+
+@given(
+    st.lists(PIECES | st.sampled_from(["lxc", "lxc.payload.", "machine-", "user-1.slice"]), max_size=40).map("".join)
+)
+def test_what_is_around_is_bounded_whatever_the_path(path: str) -> None:
+    found = within(path)
+    assert len(found) <= 64
+    assert all(found)

@@ -223,6 +223,8 @@ def test_an_instance_is_the_same_after_a_restart_and_another_on_another_host() -
         instance(PLAIN._replace(service_namespace="c0ffee"), of_host()),
         instance(PLAIN._replace(pod_uid="c0ffee"), of_host()),
         instance(PLAIN._replace(published=(("service.version", "2"),)), of_host()),
+        instance(PLAIN._replace(within=("machine a",)), of_host()),
+        instance(PLAIN._replace(within=("machine a", "machine b")), of_host()),
     ]
     assert len({made, *others}) == 1 + len(others)
 

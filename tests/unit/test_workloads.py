@@ -66,15 +66,15 @@ def test_attributes_of_all_sources_are_joined_and_the_nearest_wins() -> None:
 
 def test_the_kernels_container_and_pod_win_over_published_ones() -> None:
     published = {"container.id": "published", "k8s.pod.uid": "published"}
-    assert workload(published, {}, {}, Whereabouts(ID, "uid"), "x")[3:] == (ID, "uid", ())
-    assert workload(published, {}, {}, Whereabouts(), "x")[3:] == ("published", "published", ())
+    assert workload(published, {}, {}, Whereabouts(ID, "uid"), "x")[3:] == (ID, "uid", (), ())
+    assert workload(published, {}, {}, Whereabouts(), "x")[3:] == ("published", "published", (), ())
 
 
 def test_surroundings_are_read() -> None:
     host = Host()
     variables = (("OTEL_SERVICE_NAME", "shop"), ("OTEL_RESOURCE_ATTRIBUTES", "service.namespace=web,team=a"))
     host.surrounding = Surroundings("/", f"/docker/{ID}", variables)
-    assert host.of() == Workload("shop", "web", None, ID, None, (("team", "a"),))
+    assert host.of() == Workload("shop", "web", None, ID, None, (("team", "a"),), ("docker", ID))
 
 
 def test_a_process_is_looked_up_once() -> None:
@@ -137,8 +137,8 @@ def test_a_process_that_has_gone_keeps_what_it_had_published() -> None:
 def test_a_pod_that_becomes_known_late_and_then_goes_keeps_its_names() -> None:
     host = Host()
     host.surrounding = Surroundings(f"/docker/{ID}")
-    assert host.of(pid=7) == Workload("unknown_service:curl", container_id=ID)
-    named = Workload("shop", container_id=ID, published=(("k8s.pod.name", "shop-1"),))
+    assert host.of(pid=7) == Workload("unknown_service:curl", container_id=ID, within=("docker", ID))
+    named = Workload("shop", container_id=ID, published=(("k8s.pod.name", "shop-1"),), within=("docker", ID))
     host.pods[ID] = {"service.name": "shop", "k8s.pod.name": "shop-1"}
     host.now += LOOK_AGAIN_S[0]
     assert host.of(pid=7) == named
