@@ -8,6 +8,7 @@ from otel_connect.enrich.masks import Masks
 from otel_connect.enrich.names import Names, askers_by_tcp
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
+from otel_connect.enrich.redact import redact_title
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.figures import NamesState
 from otel_connect.model import Asker, ConnectEvent, Named, Segment, Surroundings, Told
@@ -35,6 +36,7 @@ class Enricher:
         self._names = names
         self._backends = backends
         self._pods = pods
+        self._calls_itself_a_secret = False
 
     @property
     def misses(self) -> int:
@@ -43,8 +45,8 @@ class Enricher:
 
     @property
     def conceals(self) -> bool:
-        """Whether ``conceal`` changes anything."""
-        return self._masks is not None
+        """Whether ``conceal`` changes anything in what has been named so far."""
+        return self._masks is not None or self._calls_itself_a_secret
 
     def learn(self, told: Iterable[Told]) -> None:
         """Take note of what the kernel tells about processes."""
@@ -74,6 +76,7 @@ class Enricher:
     def name(self, event: ConnectEvent) -> Named:
         """Name the process of an event, its workload and its peer."""
         process = self._processes.name(event)
+        self._calls_itself_a_secret |= redact_title(event.comm) != event.comm
         return Named(
             process,
             self._workloads.of(event, process, self._processes.surroundings),
@@ -87,8 +90,10 @@ class Enricher:
         return self._processes.surroundings(event)
 
     def conceal(self, event: ConnectEvent) -> ConnectEvent:
-        """Return the event as it may leave the agent, once all is decided that depends on its addresses."""
-        return event if self._masks is None else self._masks.event(event)
+        """Return the event as it may leave the agent, once all is decided that depends on what it hides."""
+        comm = redact_title(event.comm)
+        shown = event if comm == event.comm else event._replace(comm=comm)
+        return shown if self._masks is None else self._masks.event(shown)
 
     def _backend(self, event: ConnectEvent) -> tuple[str, int] | None:
         if self._backends is None or (found := self._backends.find(event)) is None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from otel_connect.enrich.published import service_variables
-from otel_connect.enrich.redact import redact
+from otel_connect.enrich.redact import redact, redact_title
 from otel_connect.enrich.users import Owner
 from otel_connect.model import About, ConnectEvent, Process, Surroundings, Told
 
@@ -77,7 +77,9 @@ class Processes:
             return known
         facts = self._facts(event)
         name, path = self._executable(event, facts)
-        process = Process(name or event.comm, path, self._owner(event, facts), *self._details(event, facts))
+        process = Process(
+            name or redact_title(event.comm), path, self._owner(event, facts), *self._details(event, facts)
+        )
         if name is None:
             self.misses += 1
         else:

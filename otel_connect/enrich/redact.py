@@ -1,21 +1,25 @@
-"""Take secrets out of command arguments, element by element, in time linear in their length. Pure.
+"""Take secrets out of command lines, in time linear in their length. Pure.
 
 What is masked: the value of an option or assignment whose name is one of a secret (``--password=x``,
 ``API_TOKEN=x``, ``Authorization: x``, ``"secret": "x"``) or that follows such an option; a password in a URL;
 the options by which known programs take passwords (``mysql -pSECRET``, ``redis-cli -a SECRET``); and what has
 the shape of a secret wherever it stands (private keys, JSON web tokens, the tokens of large services).
 
-When in doubt it masks: after a secret's name everything to the end of the element goes, because a password
-may hold any character. It is no proof against secrets without a name or a shape.
+An element with blanks is a command line of its own, as ``sh -c`` and ``ssh`` take one, or a title that a program has
+written over its arguments: its words are masked as elements are, and the blanks between them stay. What a program
+starts (``sudo mysql …``, ``docker exec db mysql …``, ``cd /x && mysql …``) has the options of that one.
 
-Linear time: texts are searched for literals, and regular expressions are anchored or bounded; none can
-try the same characters from many starting points.
+When in doubt it masks: after ``name=`` everything to the end of the element goes, because a password may hold any
+character. It is no proof against secrets without a name or a shape.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-MASK = "***"
+from otel_connect.enrich.secret_texts import MASK, OPTION, masked, masked_value, secrecy
+
+__all__ = ["MASK", "redact", "redact_title"]
 
 # Without one of these in a line (lower case) there is nothing to look for, which is the usual case.
 _HINTS = (
@@ -39,48 +43,6 @@ _HINTS = (
     ),
 )
 
-_STRONG = re.compile(
-    r"(?:pass(?:word|wd|phrase|code)?|pwd|secrets?|token|credentials?|authorization|bearer|cookie|signature|sig"
-    r"|sessionid|session-id|(?:api|access|account|secret|private|encryption|signing|master|license|shared)-?key"
-    r"|auth-?key)(?:-?(?:v?\d{1,4}|old|new|prod|dev|test|staging|plain|value|b64|base64))?\Z"
-)
-_WEAK = re.compile(r"(?:\A|-)(?:key|auth|tokens)\Z")
-_NOT_SECRET = re.compile(
-    r"(?:com|by|tres|sur|under|over|band)pass\Z|\A(?:no|ask|skip|without|prompt|use|with)-|\Ax?-?idempotency-key\Z"
-)
-_NAME = re.compile(r"[\w.-]{1,64}\Z")
-_OPTION = re.compile(r"--?[A-Za-z][\w.-]{0,63}\Z")
-_SEPARATOR = re.compile(r"[=:]")
-_VALUE = re.compile(r"[\s\"'\\]{0,4}([^\s\"'&;,]{0,256})")
-
-# What a weak name may have for a value without being masked, and any name for a value after a colon.
-_PLAIN = re.compile(
-    r"(?:\d{1,6}|true|false|yes|no|none|[a-z]{1,8}|[./~][\w./~-]*|[\w./-]+\.(?:pem|key|crt|pub|json|gpg|asc))\Z"
-)
-_COUNT = re.compile(r"\d{1,2}\Z")
-_MOUNT = re.compile(r"(?:/[a-z0-9._-]+)+(?::[a-z,]+)?\Z|r[ow](?:,[a-z]+)?\Z")
-_REFERENCE = re.compile(r"\$\{?[A-Za-z_]\w*\}?\Z|\$\([^)]*\)\Z|<[^>]*>\Z")
-
-_AUTHORITY = re.compile(r"://([^\s/?#\"']+)")
-_LONG_USER = 20
-
-# Anchored at the beginning of a word; a word has no character that these are separated by.
-_WORD = re.compile(r"[\w.-]{16,}")
-_SHAPES = re.compile(
-    r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
-    r"|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\Z"
-    r"|gh[pousr]_\w{20,}|github_pat_\w{20,}|gl(?:pat|ptt|rt|dt|soat)-[\w-]{16,}"
-    r"|xox[abeprs]-[\w-]{10,}|xapp-[\w-]{20,}"
-    r"|(?:sk|rk|pk)_(?:live|test)_\w{16,}|sk-[\w-]{20,}"
-    r"|AIza[\w-]{30,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{16,}"
-    r"|npm_\w{30,}|pypi-[\w-]{16,}|hf_\w{20,}|dckr_pat_[\w-]{16,}|do[opr]_v1_\w{32,}"
-    r"|SG\.[\w-]{16,}\.[\w-]{16,}|hv[sbr]\.[\w-]{16,}|key-[0-9a-f]{32}\Z"
-    r"|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|sq0(?:atp|csp)-[\w-]{20,}|AGE-SECRET-KEY-1\w{20,}"
-)
-_BOT = re.compile(r"(?:\A|[^\d])(\d{8,10}:[\w-]{35})(?![\w-])")
-_WEBHOOK = re.compile(r"(hooks\.slack\.com/services/)[\w/]{20,}")
-_PEM = "-----BEGIN "
-
 # How known programs take a password by a short option: ``next`` the following value, ``joined`` the rest of the
 # element as well, ``user`` what follows a colon (or, for SMB, a percent sign) in the following value.
 _OPTIONS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -98,50 +60,174 @@ _OPTIONS: tuple[tuple[str, dict[str, str]], ...] = (
 _PROGRAMS = {name: options for names, options in _OPTIONS for name in names.split()}
 _PROGRAMS |= {f"{name} login": {"-p": "both"} for name in ("docker", "podman", "az", "nerdctl")}
 
+# What starts another program, named further on in the line.
+_STARTER_NAMES = (
+    "sudo doas su runuser env nohup time nice ionice chrt taskset timeout xargs parallel ssh sshpass chroot unshare"
+    " nsenter setpriv setsid systemd-run flock watch script stdbuf strace ltrace tini dumb-init gosu su-exec exec"
+    " sh bash dash ash zsh ksh fish busybox"
+)
+_STARTERS = frozenset(_STARTER_NAMES.split())
+_STARTING_OPTIONS = frozenset({"-exec", "-execdir", "-ok"})
+_EXEC_WITHIN, _LOGIN_WITHIN = 4, 2  # words behind the program: kubectl -n shop exec, docker login
+_OPERATORS = (";", "|", "&", "(", "{", "`")
+_KEYWORDS = frozenset({"then", "do", "else", "!"})
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w{0,63}=")
+_QUOTES = "\"'\\"
+_CLOSING = re.compile(r"[\"'\\]{1,4}[;|&)]{0,4}\Z")
+_WORD = re.compile(r"\S+")
+_BLANK_INSIDE = re.compile(r"\S\s+\S")
+_KNOWN = re.compile(rf"(?<![\w.-])(?:{'|'.join(sorted({re.escape(name.split()[0]) for name in _PROGRAMS}))})(?![\w.-])")
+
 
 def redact(arguments: Sequence[str]) -> tuple[str, ...]:
     """Mask the secrets of a command line, whose first element is the program."""
-    program = arguments[0].rpartition("/")[2] if arguments else ""
-    options = _PROGRAMS.get(f"{program} login" if "login" in arguments[1:3] else program, {})
     lowered = "\0".join(arguments).lower()
-    if not options and "\0-p" not in lowered and not any(hint in lowered for hint in _HINTS):
+    if "-p" not in lowered and not any(hint in lowered for hint in _HINTS) and not _KNOWN.search(lowered):
         return tuple(arguments)
-    shown: list[str] = []
-    follows = ""
-    for argument in arguments:
-        if follows and not argument.startswith("--"):
-            shown.append(_masked_value(argument, follows))
-            follows = ""
+    line = _Line()
+    return tuple(line.element(argument) for argument in arguments)
+
+
+@lru_cache(maxsize=4096)
+def redact_title(text: str) -> str:
+    """Mask the secrets of what a program calls itself, such as the name of its thread."""
+    return redact((text,))[0]
+
+
+class _Line:
+    """Follows a command line: whose options these are, and whether the next word is a secret."""
+
+    def __init__(self) -> None:
+        self._program = ""
+        self._options: dict[str, str] = {}
+        self._behind = 0  # words since the program
+        self._begins = True  # the next word is a program
+        self._starts = False  # a later one may be
+        self._follows = ""
+        self._last = ""
+
+    def element(self, argument: str) -> str:
+        """Mask one element of a list of arguments."""
+        if self._is_value(argument):
+            return self._value(argument)
+        self._take(argument)
+        if self._follows == "quoted":  # quotes are gone here
+            self._follows = ""
+        if shown := _masked_option(argument, self._options):
+            self._end_option(argument)
+            return shown
+        shown = masked(argument)
+        return _masked_words(shown) if _BLANK_INSIDE.search(shown) else shown
+
+    def word(self, text: str, start: int, end: int) -> tuple[str, int]:
+        """Mask the word of a text that stands at a place; return it with its end, which is later if it is quoted."""
+        bare = text[start:end].strip(_QUOTES)
+        if self._is_value(bare, quoted=text[start] in _QUOTES):
+            end = _end_of_value(text, start, end)
+            return _inside_quotes(text[start:end], self._value), end
+        self._take(bare)
+        shown = _masked_option(bare, self._options)
+        if not shown:
+            return text[start:end], end
+        self._end_option(bare)
+        value = start + text[start:end].index(bare) + (bare.index("=") + 1 if bare.startswith("--") else 2)
+        end = _end_of_value(text, value, end)
+        raw = text[start:end]
+        before = raw[: len(raw) - len(raw.lstrip(_QUOTES))]
+        return before + shown + ("" if text[value] in _QUOTES else raw[len(raw.rstrip(_QUOTES)) :]), end
+
+    def _end_option(self, word: str) -> None:
+        """Expect no value behind ``-pSECRET``, though that may look like the name of an option."""
+        if self._options.get(word[:2]) == "joined":
+            self._follows = ""
+
+    def _is_value(self, word: str, *, quoted: bool = True) -> bool:
+        if self._follows == "quoted" and not quoted:
+            self._follows = ""
+        return bool(self._follows) and not word.startswith("--")
+
+    def _value(self, value: str) -> str:
+        kind, self._follows = self._follows, ""
+        if not value:
+            return value
+        return _masked_user(value) if kind == "user" else masked_value(value, weak=kind == "weak")
+
+    def _take(self, word: str) -> None:
+        """Take note of a word that is no secret."""
+        self._behind += 1
+        name = _name(word)
+        if not word.startswith("-") and not (_ASSIGNMENT.match(word) and name == word.rpartition("/")[2]):
+            if self._begins or (self._starts and (name in _PROGRAMS or name in _STARTERS)):
+                self._run(name)
+            elif word == "login" and self._behind <= _LOGIN_WITHIN:
+                self._options = _PROGRAMS.get(f"{self._program} login", self._options)
+        if word in _STARTING_OPTIONS or (word == "exec" and self._behind <= _EXEC_WITHIN):
+            self._starts = True
+        self._follows = _takes_secret(word, self._options)
+        if word.lower() == "password" or (self._last.lower(), word.lower()) == ("identified", "by"):
+            self._follows = "quoted"  # SQL: IDENTIFIED BY 'secret'
+        self._last = word
+        if word.endswith(_OPERATORS) or word in _KEYWORDS:
+            self._begins, self._starts = True, False
+
+    def _run(self, name: str) -> None:
+        self._program, self._options = name, _PROGRAMS.get(name, {})
+        self._starts = self._starts or name in _STARTERS
+        self._begins, self._behind = False, 0
+
+
+def _masked_words(text: str) -> str:
+    """Mask the words of a command line that is one text, and leave the blanks between them as they are."""
+    line, shown, at = _Line(), [], 0
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        if start < at:  # inside of what was quoted
             continue
-        follows = _takes_secret(argument, options)
-        shown.append(_masked_option(argument, options) or _masked(argument))
-    return tuple(shown)
+        word, end = line.word(text, start, end)
+        shown += [text[at:start], word]
+        at = end
+    return "".join([*shown, text[at:]])
 
 
-def _takes_secret(argument: str, options: dict[str, str]) -> str:
-    """Say how the next element is to be masked: ``next``, ``user``, ``weak``, or not at all."""
-    if (kind := options.get(argument)) in {"next", "both", "user"}:
+def _name(word: str) -> str:
+    """Return the name of the program that a word calls, without what an operator or a path puts before it."""
+    return re.split(r"[;|&(`<>]", word)[-1].rpartition("/")[2]
+
+
+def _end_of_value(text: str, start: int, end: int) -> int:
+    """Return where a value ends that begins at ``start``: behind its closing quote, else with its word."""
+    quote = text[start : start + 1]
+    if quote not in {'"', "'"}:
+        return end
+    closing = text.find(quote, start + 1)
+    if closing < 0:
+        return len(text)
+    rest = _WORD.match(text, closing)
+    return max(end, rest.end() if rest else closing + 1)
+
+
+def _inside_quotes(raw: str, mask: Callable[[str], str]) -> str:
+    """Mask what is between the quotes around a value, or all of it."""
+    left = len(raw) - len(raw.lstrip(_QUOTES))
+    closing = _CLOSING.search(raw, left)
+    right = closing.start() if closing else len(raw)
+    return raw[:left] + mask(raw[left:right]) + raw[right:]
+
+
+def _takes_secret(word: str, options: dict[str, str]) -> str:
+    """Say how the next word is to be masked: ``next``, ``user``, ``weak``, or not at all."""
+    if (kind := options.get(word)) in {"next", "both", "user"}:
         return "user" if kind == "user" else "next"
-    if _OPTION.match(argument):
-        return {2: "next", 1: "weak"}.get(_secrecy(argument), "")
+    if OPTION.match(word):
+        return {2: "next", 1: "weak"}.get(secrecy(word), "")
     return ""
-
-
-def _masked_value(value: str, kind: str) -> str:
-    if kind == "user":
-        user, separator, password = _split_user(value)
-        return f"{user}{separator}{MASK}" if password else _masked(value)
-    if (kind == "weak" and _PLAIN.match(value)) or _REFERENCE.match(value) or _COUNT.match(value):
-        return _masked(value)
-    return MASK
-
-
-def _split_user(value: str) -> tuple[str, str, str]:
-    return value.partition("%" if "%" in value and ":" not in value else ":")
 
 
 def _masked_option(argument: str, options: dict[str, str]) -> str:
     """Mask what is joined to a short option; empty if nothing is."""
+    name, equals, given = argument.partition("=")
+    if equals and options.get(name) == "user" and _split_user(given)[2]:
+        return f"{name}={_masked_user(given)}"
     option, value = argument[:2], argument[2:]
     if not value or not option.startswith("-") or option == "--":
         return ""
@@ -156,64 +242,16 @@ def _masked_option(argument: str, options: dict[str, str]) -> str:
     return ""
 
 
+def _masked_user(value: str) -> str:
+    user, separator, password = _split_user(value)
+    return f"{user}{separator}{MASK}" if password else masked(value)
+
+
+def _split_user(value: str) -> tuple[str, str, str]:
+    return value.partition("%" if "%" in value and ":" not in value else ":")
+
+
 def _looks_chosen(text: str) -> bool:
     """Whether it looks like a password, and not like a port, a path or the rest of a word."""
     digits = any(map(str.isdigit, text))
     return len(text) >= 6 and digits and not text.isdecimal() and not re.search(r"[:/=.,\s]", text)
-
-
-def _masked(text: str) -> str:
-    """Mask what is inside one element."""
-    if (pem := text.find(_PEM)) >= 0:
-        text = text[:pem] + MASK
-    if "://" in text:
-        text = _AUTHORITY.sub(_masked_authority, text)
-        text = _WEBHOOK.sub(rf"\1{MASK}", text)
-    for separator in _SEPARATOR.finditer(text):
-        if _assigns_secret(text, separator.start()):
-            end = separator.end()
-            quoted = len(text[end : end + 3]) - len(text[end : end + 3].lstrip(" \"'"))
-            text = text[: end + quoted] + MASK
-            break
-    if len(text) >= 16:
-        text = _WORD.sub(_masked_word, text)
-        if ":" in text:
-            text = _BOT.sub(lambda match: match[0].replace(match[1], MASK), text)
-    return text
-
-
-def _masked_word(match: re.Match[str]) -> str:
-    return MASK if _SHAPES.match(match[0]) else match[0]
-
-
-def _masked_authority(match: re.Match[str]) -> str:
-    userinfo, at, host = match[1].rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    if not at or not (colon or len(user) >= _LONG_USER):
-        return match[0]
-    return f"://{user}:{MASK}@{host}" if colon and len(user) < _LONG_USER else f"://{MASK}@{host}"
-
-
-def _assigns_secret(text: str, position: int) -> bool:
-    """Whether a secret's name stands before the separator at ``position``, and a value after it."""
-    name = _NAME.search(text[max(0, position - 66) : position].rstrip(" \"'\\"))
-    secrecy = 0 if name is None else _secrecy(name[0])
-    if not secrecy:
-        return False
-    found = _VALUE.match(text, position + 1)
-    value = found[1] if found else ""
-    if not value or _REFERENCE.match(value):
-        return False
-    if text[position] == ":" and (_MOUNT.match(value) or value.startswith("//")):
-        return False
-    return secrecy == 2 or not _PLAIN.match(value)
-
-
-def _secrecy(name: str) -> int:
-    """Rate a name: 2 names a secret, 1 may name one, 0 does not."""
-    plain = name.lower().lstrip("-").replace("_", "-").replace(".", "-")
-    if _NOT_SECRET.search(plain):
-        return 0
-    if _STRONG.search(plain):
-        return 2
-    return 1 if _WEAK.search(plain) else 0

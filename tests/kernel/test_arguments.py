@@ -88,6 +88,32 @@ def test_no_secret_of_the_corpus_comes_out(program: Path, tmp_path: Path) -> Non
     ]
 
 
+CALLS_ITSELF = """
+import socket, sys
+with open("/proc/self/comm", "w") as comm:
+    comm.write("x --token abc7d")
+socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("output", ["json", "console"])
+def test_a_secret_in_what_a_program_calls_itself_is_shown_nowhere(output: str) -> None:
+    title = "sync  --password hunter2secret --verbose"
+    with closed_port() as port:
+        with RunningAgent("--output", output) as agent:
+            argv = [title, "-c", CALLS_ITSELF, str(port)]
+            with subprocess.Popen(argv, executable="/usr/bin/python3") as client:
+                pass
+            agent.until(lambda: any(f" {port} " in f"{line} " or f":{port} " in line for line in agent.output))
+        said = "\n".join((*agent.output, *agent.errors))
+    assert "hunter2secret" not in said
+    assert "abc7d" not in said
+    if output == "json":
+        [found] = [record["attributes"] for record in agent.attempts(client.pid)]
+        assert found["process.command"] == "sync  --password *** --verbose"
+        assert found["otel_connect.process.comm"] == "x --token ***"
+
+
 @pytest.mark.parametrize(("prefix", "vpid"), [(["unshare", "--fork", "--pid"], 1), ([], None)], ids=["inside", "out"])
 def test_the_pid_in_a_namespace(prefix: list[str], vpid: int | None, program: Path) -> None:
     with watching() as (watch, port):

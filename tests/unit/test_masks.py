@@ -82,6 +82,18 @@ def test_names_are_found_by_whole_addresses() -> None:
     assert str(enricher.conceal(make_event()).peer_address).startswith("h-")
 
 
+def test_a_secret_in_the_name_of_a_thread_leaves_nowhere() -> None:
+    processes = Processes(Lookups(), lambda _owner: None, 16)
+    enricher = Enricher(processes, Workloads(lambda _pid, _start: None, 16), KnownPeers(()))
+    harmless, secret = make_event(comm="kworker/0:2"), make_event(comm="x -t --token ab")
+    assert enricher.name(harmless).process.executable_name == "kworker/0:2"
+    before = enricher.conceals
+    assert enricher.conceal(harmless) is harmless
+    assert enricher.name(secret).process.executable_name == "x -t --token ***"
+    assert (before, enricher.conceals) == (False, True)
+    assert enricher.conceal(secret) == secret._replace(comm="x -t --token ***")
+
+
 def _everything(attempt: Any) -> bytes:
     metrics = AttemptMetrics(WorkloadResources(Resource({})), figures=lambda: NO_FIGURES, environ={})
     encoder = Encoder(EncodeConfig(span_name="peer"), RESOURCES, metrics)

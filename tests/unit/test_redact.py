@@ -27,7 +27,8 @@ def test_every_secret_is_gone(kind: str, secret: str, line: str) -> None:
     shown = redact(arguments)
     assert not [argument for argument in shown if secret in argument], kind
     assert MASK in " ".join(shown)
-    assert (len(shown), shown[0]) == (len(arguments), arguments[0])
+    assert len(shown) == len(arguments)
+    assert shown[0] == arguments[0] or kind.startswith("title")
 
 
 def test_what_is_harmless_is_left_alone() -> None:
@@ -45,6 +46,14 @@ def test_what_is_harmless_is_left_alone() -> None:
         ("tool --token x --token y", "tool --token *** --token ***"),
         ("tool --password", "tool --password"),
         ("tool --password --verbose", "tool --password --verbose"),
+        ("'sync  --password\tx  --verbose '", "'sync  --password\t***  --verbose '"),
+        ("ssh h 'mysqldump -px shop'", "ssh h 'mysqldump -p*** shop'"),
+        ("ssh h mysqldump -px shop", "ssh h mysqldump -p*** shop"),
+        ("sh -c 'curl -u alice:x https://a/ | jq .'", "sh -c 'curl -u alice:*** https://a/ | jq .'"),
+        ("sh -c \"app --token 'a b'; app run\"", "sh -c \"app --token '***'; app run\""),
+        ("sh -c \"app --token '' run\"", "sh -c \"app --token '' run\""),
+        ("sh -c 'mysql -px; redis-cli -p 6379'", "sh -c 'mysql -p*** redis-cli -p 6379'"),
+        ("psql -c \"ALTER ROLE a PASSWORD 'x'; SELECT 1\"", "psql -c \"ALTER ROLE a PASSWORD '***'; SELECT 1\""),
     ],
 )
 def test_the_rest_of_the_line_stays_readable(line: str, shown: str) -> None:
@@ -77,15 +86,24 @@ GROWING: dict[str, Callable[[int], list[str]]] = {
     "elements": lambda size: ["tool", *["--token"] * size],
     "joined": lambda size: ["tool", "-p" + "aB3" * size],
     "webhooks": lambda size: ["tool", "https://hooks.slack.com/services/" * size],
+    "words": lambda size: ["a " * size + "--token"],
+    "options in a text": lambda size: ["tool", "--token " * size],
+    "secrets in a text": lambda size: ["tool", "--token x " * size],
+    "joined in a text": lambda size: ["mysql", "mysql -px " * size],
+    "open quotes": lambda size: ["tool", "--token 'x --token \"x " * size],
+    "quotes in a text": lambda size: ["tool", "--token '\"'" * size + " '" * size],
+    "blanks": lambda size: ["tool", "--token" + " " * size + "x" + " " * size],
+    "operators": lambda size: ["tool", "a;|&(` " * size, ";" * size + "-p"],
+    "programs": lambda size: ["sudo", *["mysql", "-px"] * size],
+    "backslashes": lambda size: ["tool", "--token " + "\\" * size + " x"],
     "quotes": lambda size: ["tool", "password" + "\"' " * size],
 }
 
 
 @pytest.mark.parametrize("kind", GROWING)
 def test_twice_the_input_takes_twice_the_time(kind: str) -> None:
-    small, large = 2_000, 16_000  # eight times: 8 is linear, 64 is quadratic
-    ratio = min(_cpu(GROWING[kind](large)) / _cpu(GROWING[kind](small)) for _ in range(5))
-    assert ratio < 24
+    small, large = 1_000, 8_000  # eight times: 8 is linear, 64 is quadratic
+    assert any(_cpu(GROWING[kind](large)) < 24 * _cpu(GROWING[kind](small)) for _ in range(5))
 
 
 def _cpu(arguments: list[str]) -> float:
