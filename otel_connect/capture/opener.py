@@ -25,7 +25,8 @@ REPORT = struct.Struct("=IIi")
 NEEDED = ("CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 """To open such sockets, to enter other network namespaces, and to find them in /proc."""
 
-SNAPSHOT_BYTES = 4096
+SNAPSHOT_BYTES = (16 << 10) + 256
+"""Of a packet: the longest message that is read (``enrich.dns.MESSAGE_BYTES``) behind its headers."""
 _BUFFER_BYTES = 1 << 20
 _LOOK_EVERY_MS = 5000
 _CLONE_NEWNET = 0x40000000

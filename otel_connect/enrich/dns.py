@@ -15,13 +15,17 @@ import dns.exception
 import dns.name
 import dns.wire
 
-MESSAGE_BYTES = 4096
-_RECORDS = 64
+MESSAGE_BYTES = 16_384
+"""A longer message is not read: 256 addresses fit into one, whatever their version and with their names written out."""
+_ADDRESSES = 256
+_RECORDS = 512
 _ALIASES = 16
 _LABELS = 512
 _NAME_CHARACTERS = 253
-_A, _CNAME, _AAAA, _IN = 1, 5, 28, 1
-_LENGTHS = {_A: (AF_INET, 4), _AAAA: (AF_INET6, 16)}
+A, AAAA = 1, 28
+"""Kinds of questions."""
+_CNAME, _IN = 5, 1
+_LENGTHS = {A: (AF_INET, 4), AAAA: (AF_INET6, 16)}
 _HEADER = struct.Struct("!HHHHHH")
 _ANSWER, _OPERATION, _TRUNCATED, _CODE = 0x8000, 0x7800, 0x0200, 0x000F
 
@@ -30,7 +34,9 @@ class Ignored(StrEnum):
     """Why a message does not name an address."""
 
     MALFORMED = "malformed"
-    """It is no DNS message, or one that is longer than is read."""
+    """It is no DNS message."""
+    TOO_LARGE = "too_large"
+    """It is longer, or has more addresses or names, than are read."""
     TRUNCATED = "truncated"
     """It, or the packet that it came in, is not whole."""
     FAILED = "failed"
@@ -41,6 +47,10 @@ class Ignored(StrEnum):
     """Nobody is known to have asked for it."""
     FORWARDED = "forwarded"
     """It belongs to a question that only passed through here."""
+
+
+UNREAD = frozenset({Ignored.MALFORMED, Ignored.TOO_LARGE, Ignored.TRUNCATED})
+"""With these, a message may have told addresses to whoever asked."""
 
 
 class Question(NamedTuple):
@@ -64,8 +74,11 @@ class Reply(NamedTuple):
 
 
 def read_question(message: bytes) -> Question | None:
-    """Read who a message belongs to; ``None`` unless it is a standard query for A or AAAA, or answers one."""
-    if not _HEADER.size < len(message) <= MESSAGE_BYTES:
+    """Read who a message belongs to; ``None`` unless it is a standard query for A or AAAA, or answers one.
+
+    The beginning of a message is enough.
+    """
+    if len(message) <= _HEADER.size:
         return None
     identifier, flags, questions, *_ = _HEADER.unpack_from(message)
     if flags & _OPERATION or questions != 1:
@@ -88,22 +101,26 @@ def read_question(message: bytes) -> Question | None:
 def read_reply(message: bytes, question: Question) -> Reply | Ignored:
     """Read the addresses of the name asked for out of an answer to this question."""
     _, flags, _, records, *_ = _HEADER.unpack_from(message)
-    if flags & _TRUNCATED:
-        return Ignored.TRUNCATED
-    if flags & _CODE:
-        return Ignored.FAILED
-    if records > _RECORDS:
-        return Ignored.MALFORMED
+    if why := _not_to_be_read(flags, records, len(message)):
+        return why
     try:
         with dns.exception.ExceptionWrapper(dns.exception.FormError):  # type: ignore[no-untyped-call]
             name = dns.name.from_wire(question.name, 0)[0]
             aliases, addresses = _records(message, _HEADER.size + len(question.name) + 4, records, question.kind)
             text = name.to_text(omit_final_dot=True)
+    except _TooMuch:
+        return Ignored.TOO_LARGE
     except dns.exception.DNSException:
         return Ignored.MALFORMED
-    if len(text) > _NAME_CHARACTERS:
-        return Ignored.MALFORMED
-    return _follow(text, name, aliases, addresses)
+    return _follow(text, name, aliases, addresses) if len(text) <= _NAME_CHARACTERS else Ignored.MALFORMED
+
+
+def _not_to_be_read(flags: int, records: int, length: int) -> Ignored | None:
+    if flags & _TRUNCATED:
+        return Ignored.TRUNCATED
+    if flags & _CODE:
+        return Ignored.FAILED
+    return Ignored.TOO_LARGE if records > _RECORDS or length > MESSAGE_BYTES else None
 
 
 _Aliases = dict[dns.name.Name, tuple[dns.name.Name, int]]
@@ -129,26 +146,38 @@ def _records(message: bytes, start: int, count: int, kind: int) -> tuple[_Aliase
     return aliases, addresses
 
 
+class _TooMuch(dns.exception.FormError):
+    """There is more in a message than is read."""
+
+
 class _NameReader:
     """Reads names, of so many labels in all: one after another may be long, and cost milliseconds."""
 
     def __init__(self, parser: dns.wire.Parser) -> None:
         self._parser = parser
         self._left = _LABELS
-        self._seen: dict[bytes, dns.name.Name] = {}
+        self._pointed: dict[bytes, dns.name.Name] = {}
+        self._latest = b"", dns.name.root
 
     def read(self) -> dns.name.Name:
-        """Read a name; one that is only a pointer read before is free, as it mostly is."""
-        pointer = self._parser.wire[self._parser.current : self._parser.current + 2]
-        if pointer in self._seen:
+        """Read a name; free are a pointer that was read before and a repeated name, and most are one of these."""
+        wire, start = self._parser.wire, self._parser.current
+        pointer = wire[start : start + 2]
+        if pointer in self._pointed:
             self._parser.get_bytes(2)
-            return self._seen[pointer]
+            return self._pointed[pointer]
+        raw, name = self._latest
+        if raw and wire.startswith(raw, start):
+            self._parser.get_bytes(len(raw))
+            return name
         if self._left <= 0:
-            raise dns.exception.FormError
+            raise _TooMuch
         name = dns.name.from_wire_parser(self._parser)
         self._left -= len(name.labels)
         if pointer[0] >= 0xC0:
-            self._seen[pointer] = name
+            self._pointed[pointer] = name
+        elif self._parser.current - start > 1:
+            self._latest = wire[start : self._parser.current], name
         return name
 
 
@@ -162,6 +191,8 @@ def _follow(
     ttls: list[int] = []
     for _ in range(_ALIASES):
         if name in addresses:
+            if len(addresses[name]) > _ADDRESSES:
+                return Ignored.TOO_LARGE
             found = tuple(address for address, _ in addresses[name])
             return Reply(text, found, min(ttls + [ttl for _, ttl in addresses[name]]))
         if name not in aliases:

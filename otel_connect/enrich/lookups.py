@@ -16,17 +16,21 @@ from otel_connect.model import Segment
 _WAIT_NS = 10_000_000_000
 _OUTSTANDING = 8192
 _STREAMS = 256
+_BEGINNING = 512
+"""Of a message: its question is in it."""
 
 
 class Lookup(NamedTuple):
-    """A name that somebody asked for, and the addresses that it was told."""
+    """A name that somebody asks for, and what is known of the answer."""
 
     netns: int
     client: tuple[str, int]
     """Address and port of who asked."""
     server: str
     at_unix_ns: int
-    reply: Reply
+    question: Question
+    reply: Reply | Ignored | None
+    """The addresses, or why there are none; ``None``: it was only just asked."""
 
 
 class _Key(NamedTuple):
@@ -49,11 +53,25 @@ class _Asked:
 
 
 class _Stream:
-    __slots__ = ("buffer", "next")
+    __slots__ = ("_buffer", "_skip", "next")
 
     def __init__(self, following: int) -> None:
         self.next = following
-        self.buffer = b""
+        self._buffer = b""
+        self._skip = 0  # bytes still to come of a message that is too long
+
+    def take(self, payload: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Take what came next; give the messages that it completes, and whether they are whole."""
+        self._buffer += payload[self._skip :]
+        self._skip -= min(self._skip, len(payload))
+        while len(self._buffer) >= 2:
+            length = int.from_bytes(self._buffer[:2], "big")
+            kept = length if length <= MESSAGE_BYTES else _BEGINNING
+            if len(self._buffer) < 2 + kept:
+                return
+            yield self._buffer[2 : 2 + kept], kept == length
+            self._skip = max(0, 2 + length - len(self._buffer))
+            self._buffer = self._buffer[2 + length :]
 
 
 class Lookups:
@@ -69,30 +87,27 @@ class Lookups:
         """Answers that name nothing, by reason."""
 
     def see(self, segment: Segment) -> Iterator[Lookup]:
-        """Take one packet; give the lookups that it completes."""
+        """Take one packet; give the look-ups that it begins, and those that it ends."""
         self._forget(segment.at_unix_ns)
         if segment.tcp:
-            for message in self._messages(segment):
-                yield from self._message(segment, message)
-        elif segment.whole:
-            yield from self._message(segment, segment.payload)
-        elif not segment.outgoing and segment.source_port == 53:
-            self.ignored[Ignored.TRUNCATED] += 1
+            for message, whole in self._messages(segment):
+                yield from self._message(segment, message, None if whole else Ignored.TOO_LARGE)
+        else:
+            yield from self._message(segment, segment.payload, None if segment.whole else Ignored.TRUNCATED)
 
-    def _message(self, segment: Segment, message: bytes) -> Iterator[Lookup]:
+    def _message(self, segment: Segment, message: bytes, cut: Ignored | None) -> Iterator[Lookup]:
+        """Take a message; ``cut`` says why there is only the beginning of it."""
         question = read_question(message)
+        comes_back = segment.source_port == 53 and not segment.outgoing
         if question is None:
-            return
-        if not question.is_answer:
-            self._question(segment, question)
-        elif segment.source_port == 53 and not segment.outgoing:
-            found = self._answer(segment, message, question)
-            if isinstance(found, Lookup):
-                yield found
-            elif found is not None:
-                self.ignored[found] += 1
+            if cut and comes_back:
+                self.ignored[cut] += 1
+        elif not question.is_answer:
+            yield from self._question(segment, question)
+        elif comes_back:
+            yield from self._answer(segment, message, question, cut)
 
-    def _question(self, segment: Segment, question: Question) -> None:
+    def _question(self, segment: Segment, question: Question) -> Iterator[Lookup]:
         if segment.destination_port != 53:
             return
         passing = segment.netns, *question[:3]
@@ -107,19 +122,19 @@ class Lookups:
             if len(self._asked) >= _OUTSTANDING:
                 self._drop(next(iter(self._asked)))
             self._asked[key] = _Asked(segment.at_unix_ns)
+            yield _lookup(key, segment, question, None)
 
-    def _answer(self, segment: Segment, message: bytes, question: Question) -> Lookup | Ignored | None:
+    def _answer(self, segment: Segment, message: bytes, question: Question, cut: Ignored | None) -> Iterator[Lookup]:
         key = _key(segment, question, segment.destination, segment.destination_port, segment.source)
         asked = self._asked.get(key)
         if asked is None:
-            return Ignored.UNSOLICITED
-        if asked.answered:
-            return None  # seen a second time, as it goes through a bridge, say
-        asked.answered = True
-        reply = read_reply(message, question)
-        if isinstance(reply, Ignored):
-            return reply
-        return Lookup(segment.netns, (key.client, key.client_port), key.server, segment.at_unix_ns, reply)
+            self.ignored[Ignored.UNSOLICITED] += 1
+        elif not asked.answered:  # else it is seen a second time, as it goes through a bridge, say
+            asked.answered = True
+            reply = cut or read_reply(message, question)
+            if isinstance(reply, Ignored):
+                self.ignored[reply] += 1
+            yield _lookup(key, segment, question, reply)
 
     def _forget(self, now: int) -> None:
         """Forget what has waited too long; what was asked first stands first."""
@@ -132,8 +147,11 @@ class Lookups:
     def _drop(self, key: _Key) -> None:
         self.unanswered += not self._asked.pop(key).answered
 
-    def _messages(self, segment: Segment) -> Iterator[bytes]:
-        """Put the messages of a connection together: each stands behind its length. What is out of order ends it."""
+    def _messages(self, segment: Segment) -> Iterator[tuple[bytes, bool]]:
+        """Put the messages of a connection together: each stands behind its length. What is out of order ends it.
+
+        Gives each with whether it is whole: of one that is too long only the beginning is kept.
+        """
         place = segment.netns, segment.source, segment.source_port, segment.destination, segment.destination_port
         if segment.syn:
             self._streams[place] = _Stream(segment.sequence + 1 & 0xFFFFFFFF)
@@ -143,19 +161,18 @@ class Lookups:
             return
         if segment.payload and segment.sequence == stream.next:
             stream.next = segment.sequence + len(segment.payload) & 0xFFFFFFFF
-            stream.buffer += segment.payload
-            while len(stream.buffer) >= 2:
-                length = int.from_bytes(stream.buffer[:2], "big")
-                if len(stream.buffer) < 2 + length:
-                    break
-                yield stream.buffer[2 : 2 + length]
-                stream.buffer = stream.buffer[2 + length :]
-            if not segment.whole or len(stream.buffer) > MESSAGE_BYTES:
+            yield from stream.take(segment.payload)
+            if not segment.whole:
                 self._streams.pop(place, None)
         elif segment.payload and (segment.sequence - stream.next) & 0x80000000 == 0:
             self._streams.pop(place, None)  # a piece is missing; one that came before is only sent again
         if segment.over:
             self._streams.pop(place, None)
+
+
+def _lookup(key: "_Key", segment: Segment, question: Question, reply: Reply | Ignored | None) -> Lookup:
+    client = key.client, key.client_port
+    return Lookup(segment.netns, client, key.server, segment.at_unix_ns, question, reply)
 
 
 def _key(segment: Segment, question: Question, client: str, client_port: int, server: str) -> _Key:

@@ -13,7 +13,7 @@ import dns.rrset
 import pytest
 
 from otel_connect.config import CaptureConfig
-from otel_connect.model import ServerName
+from otel_connect.model import Attempt, ServerName
 from tests.support import runtimes
 from tests.support.flood import Floods
 from tests.support.naming import Naming, with_files
@@ -37,6 +37,17 @@ name, port, family = sys.argv[1], int(sys.argv[2]), {"4": socket.AF_INET, "6": s
 for found in socket.getaddrinfo(name, port, family, socket.SOCK_STREAM):
     with socket.socket(*found[:3]) as made:
         made.connect_ex(found[4])
+sys.stdin.read()
+"""
+# Asks for the address of big.test, and connects to one that it was given before.
+ASKS = """
+import socket, sys
+query = bytes.fromhex("000701000001000000000000") + b"\\3big\\4test\\0\\0\\1\\0\\1"
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.connect(("127.0.0.53", 53))
+    asking.send(query)
+    with socket.socket() as made:
+        made.connect_ex((sys.argv[1], int(sys.argv[2])))
 sys.stdin.read()
 """
 NODE = """
@@ -79,13 +90,19 @@ class Place(NamedTuple):
 
     def named(self, argv: Sequence[str], *, server: str = "127.0.0.53", hosts: str = "") -> ServerName | None:
         """Run a client with such files in /etc, and return what its attempt is called."""
+        return self.attempts(argv, 1, server=server, hosts=hosts)[0].named.server
+
+    def attempts(
+        self, argv: Sequence[str], count: int, *, server: str = "127.0.0.53", hosts: str = ""
+    ) -> list[Attempt]:
+        """Run a client with such files in /etc, and return its first attempts, so many."""
         (self.files / "resolv.conf").write_text(f"nameserver {server}\noptions timeout:5\n")
         (self.files / "hosts").write_text(hosts)
         mounted = {"resolv_conf": self.files / "resolv.conf", "hosts": self.files / "hosts"}
         command = self.namespace.command(with_files(argv, **mounted))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         try:
-            return self.naming.attempts(process.pid, 1, PORT)[0].named.server
+            return self.naming.attempts(process.pid, count, PORT)
         finally:
             process.communicate(timeout=30)
 
@@ -114,6 +131,35 @@ def test_an_attempt_has_the_name_that_its_process_asked_for(place: Place, client
 def test_an_answer_too_long_for_a_datagram_is_read_from_the_connection(place: Place, client: str) -> None:
     with Resolver(RECORDS, place.namespace, truncated=True):
         assert place.named(CLIENTS[client]("web.test")) == ServerName("web.test", "dns", "process")
+
+
+def many(count: int) -> list[tuple[str, str]]:
+    return [("A", f"127.2.{number // 250}.{number % 250 + 1}") for number in range(count)]
+
+
+@pytest.mark.parametrize("truncated", [True, False], ids=["by TCP", "by UDP"])
+@pytest.mark.parametrize("count", [65, 256])
+@pytest.mark.parametrize("client", ["glibc", "go"])
+def test_an_answer_may_have_many_addresses(place: Place, client: str, count: int, truncated: bool) -> None:
+    if client == "go" and not truncated:
+        count = min(count, 70)  # its buffer for a datagram has 1232 bytes
+    with Resolver({"many.test": many(count)}, place.namespace, truncated=truncated):
+        assert place.named(CLIENTS[client]("many.test")) == ServerName("many.test", "dns", "process")
+
+
+@pytest.mark.parametrize("kind", ["too many addresses", "lost"])
+def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(place: Place, kind: str) -> None:
+    few, big = many(60), many(300)
+    with Resolver({"few.test": few}, place.namespace):
+        assert place.named(python("few.test")) == ServerName("few.test", "dns", "process")
+    if kind == "too many addresses":
+        with Resolver({"big.test": big}, place.namespace, truncated=True):
+            found = place.attempts(python("big.test"), len(big))
+    else:  # nobody serves there any more
+        found = place.attempts([os.path.realpath(sys.executable), "-c", ASKS, few[0][1], str(PORT)], 1)
+    assert {one.named.server for one in found} == {None}
+    # One that asked for nothing has it.
+    assert place.named(python(few[0][1])) == ServerName("few.test", "dns", "namespace")
 
 
 @pytest.mark.parametrize("server", ["127.0.0.53", "fd00:53::80"])

@@ -45,9 +45,16 @@ def asked(message: dns.message.Message, *, at: int = BEGAN, client: tuple[str, i
     return segment
 
 
-def answered(message: dns.message.Message, *, at: int = BEGAN + 1, client: tuple[str, int] = CLIENT) -> Segment:
-    """Make the packet in which a client gets an answer."""
-    packet = datagram(SERVER, client, message.to_wire())
+def answered(
+    message: dns.message.Message,
+    *,
+    at: int = BEGAN + 1,
+    client: tuple[str, int] = CLIENT,
+    wire: bytes | None = None,
+    padding: int = 0,
+) -> Segment:
+    """Make the packet in which a client gets an answer: written in another way, or followed by zeros, on demand."""
+    packet = datagram(SERVER, client, (wire or message.to_wire()) + bytes(padding))
     segment = decode_segment(packet, NETNS, at, outgoing=False)
     assert segment is not None
     return segment

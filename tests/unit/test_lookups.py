@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.capture.segments import decode_segment
-from otel_connect.enrich.dns import Ignored, read_question, read_reply
+from otel_connect.enrich.dns import MESSAGE_BYTES, Ignored, Reply, read_question, read_reply
 from otel_connect.enrich.lookups import Lookup, Lookups
 from otel_connect.model import Segment
 from tests.support.lookups import BEGAN, CLIENT, NETNS, SERVER, answer, answered, asked, datagram, question
@@ -28,7 +28,12 @@ SECOND = 1_000_000_000
 
 def see(*segments: Segment) -> tuple[Lookups, list[Lookup]]:
     lookups = Lookups()
-    return lookups, [found for segment in segments for found in lookups.see(segment)]
+    return lookups, [found for segment in segments for found in lookups.see(segment) if isinstance(found.reply, Reply)]
+
+
+def addresses(lookup: Lookup) -> tuple[str, ...]:
+    assert isinstance(lookup.reply, Reply)
+    return lookup.reply.addresses
 
 
 def test_an_answer_to_a_question_is_a_lookup() -> None:
@@ -36,7 +41,7 @@ def test_an_answer_to_a_question_is_a_lookup() -> None:
     lookups, (found,) = see(asked(ask), answered(answer(ask, ("web.test", 300, "A", "10.9.9.9"))))
     assert found.netns == NETNS
     assert (found.client, found.server, found.at_unix_ns) == (CLIENT, SERVER[0], BEGAN + 1)
-    assert (found.reply.name, found.reply.addresses, found.reply.ttl_s) == ("web.test", ("10.9.9.9",), 300)
+    assert found.reply == Reply("web.test", ("10.9.9.9",), 300)
     assert not lookups.ignored
 
 
@@ -49,7 +54,7 @@ def test_aliases_are_followed_from_the_name_that_was_asked_for() -> None:
         ("stranger.test", 1, "AAAA", "fd00::2"),
     ]
     _, (found,) = see(asked(ask), answered(answer(ask, *records)))
-    assert (found.reply.name, found.reply.addresses, found.reply.ttl_s) == ("a.test", ("fd00::1",), 20)
+    assert found.reply == Reply("a.test", ("fd00::1",), 20)
 
 
 def test_aliases_that_go_round_end() -> None:
@@ -84,7 +89,7 @@ def test_an_answer_that_differs_in_anything_is_ignored(forged: str) -> None:
 def test_the_first_answer_counts_and_no_second_one() -> None:
     second = answered(answer(ASK, ("web.test", 300, "A", "10.6.6.6")))
     _, found = see(asked(ASK), RIGHT, second)
-    assert [one.reply.addresses for one in found] == [("10.9.9.9",)]
+    assert [addresses(one) for one in found] == [("10.9.9.9",)]
 
 
 def test_an_answer_that_is_sent_from_here_is_none() -> None:
@@ -99,6 +104,31 @@ def test_a_question_that_passes_through_is_not_of_here() -> None:
     assert lookups.ignored == {Ignored.FORWARDED: 1, Ignored.UNSOLICITED: 1}
 
 
+def many(count: int, *, kind: str = "A", distinct: bool = False) -> dns.message.Message:
+    """Answer with so many addresses, each of a name of its own if they are to be distinct."""
+    network = "10.9.{}.{}" if kind == "A" else "fd00::{:x}:{:x}"
+    values = [network.format(number // 256, number % 256) for number in range(count)]
+    made = dns.message.make_response(question(kind=kind))
+    if distinct:
+        made.answer = [dns.rrset.from_text(f"n{n}.test.", 1, "IN", kind, value) for n, value in enumerate(values)]
+    else:
+        made.answer = [dns.rrset.from_text("web.test.", 1, "IN", kind, *values)]
+    return made
+
+
+def written_out(message: dns.message.Message) -> bytes:
+    """Write a message without any pointer."""
+    wire = bytearray(message.to_wire()[: len(ASK.to_wire())])
+    records = b"".join(
+        name + struct.pack("!HHIH", one.rdtype, 1, one.ttl, len(data := item.to_wire())) + data
+        for one in message.answer
+        for item in one
+        for name in (one.name.to_wire() or b"",)
+    )
+    wire[6:8] = struct.pack("!H", sum(map(len, message.answer)))
+    return bytes(wire) + records
+
+
 def refused(change: Callable[[dns.message.Message], Any]) -> Segment:
     message = answer(ASK, ("web.test", 300, "A", "10.9.9.9"))
     change(message)
@@ -111,15 +141,50 @@ def refused(change: Callable[[dns.message.Message], Any]) -> Segment:
         (refused(lambda m: m.set_rcode(dns.rcode.NXDOMAIN)), Ignored.FAILED),
         (refused(lambda m: setattr(m, "flags", m.flags | dns.flags.TC)), Ignored.TRUNCATED),
         (refused(lambda m: setattr(m, "answer", [])), Ignored.NO_ADDRESS),
-        (answered(answer(ASK, *[("web.test", 1, "A", f"10.9.9.{n}") for n in range(65)])), Ignored.MALFORMED),
+        (answered(many(257)), Ignored.TOO_LARGE),
+        (answered(many(300, distinct=True)), Ignored.TOO_LARGE),
+        (answered(many(1), padding=MESSAGE_BYTES), Ignored.TOO_LARGE),
         (RIGHT._replace(payload=RIGHT.payload[:-1]), Ignored.MALFORMED),
         (RIGHT._replace(whole=False), Ignored.TRUNCATED),
     ],
 )
 def test_answers_that_name_nothing_are_counted_by_reason(segment: Segment, reason: Ignored) -> None:
-    lookups, found = see(asked(ASK), segment)
-    assert not found
+    lookups = Lookups()
+    (begun, ended) = [found for one in (asked(ASK), segment) for found in lookups.see(one)]
+    assert (begun.reply, ended.reply) == (None, reason)
+    assert begun.question[:3] == ended.question[:3]
     assert lookups.ignored == {reason: 1}
+
+
+@pytest.mark.parametrize("kind", ["A", "AAAA"])
+@pytest.mark.parametrize("count", [60, 65, 256])
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_answers_with_many_addresses_are_read(kind: str, count: int, compressed: bool, transport: str) -> None:
+    ask = question(kind=kind)
+    made = many(count, kind=kind)
+    wire = made.to_wire() if compressed else written_out(made)
+    if transport == "udp":
+        segments = [asked(ask), answered(made, wire=wire)]
+    else:
+        message = struct.pack("!H", len(wire)) + wire
+        segments = [*by_tcp([framed(ask)], outgoing=True), *by_tcp(cut(message, 1, 700, 2000), outgoing=False)]
+    lookups, (found,) = see(*segments)
+    assert set(addresses(found)) == {one.to_text() for one in made.answer[0]}
+    assert len(addresses(found)) == count
+    assert not lookups.ignored
+
+
+def test_a_message_too_long_on_a_connection_is_counted_and_the_next_one_read() -> None:
+    two = question("other.test", identifier=8)
+    long = answered(many(1), padding=40_000).payload
+    back = struct.pack("!H", len(long)) + long + framed(answer(two, ("other.test", 300, "A", "10.9.9.8")))
+    for places in ((), (300,), (1, 511, 600, 40_000, 40_050)):
+        lookups, (found,) = see(
+            *by_tcp([framed(ASK) + framed(two)], outgoing=True), *by_tcp(cut(back, *places), outgoing=False)
+        )
+        assert addresses(found) == ("10.9.9.8",)
+        assert lookups.ignored == {Ignored.TOO_LARGE: 1}
 
 
 def test_questions_without_an_answer_are_counted() -> None:
@@ -164,7 +229,7 @@ def test_messages_of_a_connection_are_put_together_however_they_are_cut(places: 
     back = by_tcp(cut(answers, *places), outgoing=False)
     back.insert(min(again, len(back) - 1) + 1, back[min(again, len(back) - 1)])  # one is sent again
     _, found = see(*by_tcp([framed(ASK) + framed(two)], outgoing=True), *back)
-    assert [one.reply.name for one in found] == ["web.test", "other.test"]
+    assert [addresses(one) for one in found] == [("10.9.9.9",), ("10.9.9.8",)]
 
 
 def test_a_connection_with_a_gap_names_nothing() -> None:
@@ -193,6 +258,7 @@ def test_names_are_printable_whatever_their_bytes(labels: list[bytes]) -> None:
     made.answer = [dns.rrset.from_text(name, 1, "IN", "A", "10.9.9.9")]
     lookups, found = see(asked(ask), answered(made))
     for one in found:
+        assert isinstance(one.reply, Reply)
         assert one.reply.name.isascii()
         assert one.reply.name.isprintable()
         assert len(one.reply.name) <= 253
@@ -222,8 +288,8 @@ class Calls:
 def hostile() -> bytes:
     """Make the answer that takes most work: many aliases, each name of it as long and as scattered as may be."""
     name = b"\x01a" * 120
-    body = struct.pack("!HHHHHH", 7, 0x8180, 1, 64, 0, 0) + name + b"\0" + struct.pack("!HH", 1, 1)
-    for index in range(64):
+    body = struct.pack("!HHHHHH", 7, 0x8180, 1, 512, 0, 0) + name + b"\0" + struct.pack("!HH", 1, 1)
+    for index in range(512):
         target = struct.pack("!H", 0xC000 | 12 + 2 * (index % 60))
         body += struct.pack("!HHHIH", 0xC00C, 5, 1, 1, len(target)) + target
     return body

@@ -1,12 +1,15 @@
 """Which name an attempt is given, of those that were seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import dns.flags
+import dns.message
+import dns.rcode
 import pytest
 
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.names import Names, askers_by_tcp
-from otel_connect.model import Asker, ConnectEvent, ServerName
+from otel_connect.model import Asker, ConnectEvent, Segment, ServerName
 from tests.support.enriching import make_enricher
 from tests.support.events import make_event
 from tests.support.lookups import BEGAN, CLIENT, NETNS, SERVER, answer, answered, asked, question
@@ -168,3 +171,145 @@ def test_another_enricher_takes_the_names_over() -> None:
     former.overhear([], [asker()], [asked(ask), answered(answer(ask, ("web.test", 30, "A", "10.9.9.9")))])
     latter.inherit(former)
     assert latter.name(attempt()).server == named("web.test")
+
+
+MANY = [("big.test", 1, "A", f"10.8.{n // 250}.{n % 250}") for n in range(257)]
+NAMES = [(f"n{n}.test", 1, "A", f"10.8.{n // 250}.{n % 250}") for n in range(300)]
+BIG = question("big.test")
+
+
+def changed(change: Callable[[dns.message.Message], object]) -> Segment:
+    message = answer(BIG, ("big.test", 1, "A", "10.8.0.1"))
+    change(message)
+    return answered(message)
+
+
+UNREADABLE: dict[str, list[Segment]] = {
+    "too many addresses": [answered(answer(BIG, *MANY))],
+    "too many names": [answered(answer(BIG, *NAMES))],
+    "too long": [answered(answer(BIG, ("big.test", 1, "A", "10.8.0.1")), padding=20_000)],
+    "cut by the name server": [changed(lambda message: setattr(message, "flags", message.flags | dns.flags.TC))],
+    "a fragment": [changed(lambda _: None)._replace(whole=False)],
+    "cut off in its header": [changed(lambda _: None)._replace(whole=False, payload=b"?" * 8)],
+    "malformed": [changed(lambda _: None)._replace(payload=changed(lambda _: None).payload[:-1])],
+    "lost": [],
+    "of a connection with a gap": [
+        changed(lambda _: None)._replace(tcp=True, syn=True, sequence=1, payload=b""),
+        changed(lambda _: None)._replace(tcp=True, sequence=9),
+    ],
+}
+"""What comes back to who asked for big.test, and says nothing."""
+
+
+def unreadable(names: Names, kind: str, *, at: int = BEGAN + 2) -> None:
+    names.see([asked(BIG, at=at)])
+    names.see([one._replace(at_unix_ns=at + 1) for one in UNREADABLE[kind]])
+
+
+@pytest.fixture
+def names() -> Names:
+    """Return those of a network namespace in which somebody else has asked for web.test."""
+    made = Names(HostsTable({(12, "10.9.9.9"): "hosts.test"}))
+    made.ask([asker(OTHER, port=9)])
+    lookup(made, "web.test", port=9)
+    return made
+
+
+LATER = BEGAN + SECOND
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(
+    kind: str, early: bool, names: Names
+) -> None:
+    if early:
+        names.ask([asker()])
+    unreadable(names, kind)
+    if not early:
+        names.ask([asker()])
+    assert names.of(attempt(at=LATER)) is None
+    assert names.of(attempt(at=BEGAN - 3_000_000)) is None, "before any of that"
+    assert names.of(attempt(OTHER, at=LATER)) == named("web.test")
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_once_it_is_told_again_and_can_be_read_the_names_of_others_count(kind: str, names: Names) -> None:
+    names.ask([asker()])
+    unreadable(names, kind)
+    again = BEGAN + 5 * SECOND
+    names.see([asked(question("BIG.test", identifier=9), at=again)])
+    names.see([answered(answer(question("big.test", identifier=9), ("big.test", 1, "A", "10.8.0.1")), at=again)])
+    assert names.of(attempt(at=again + 1)) == named("web.test", "namespace")
+    assert names.of(attempt(at=again + 1, requested_address="10.8.0.1")) == named("big.test")
+
+
+@pytest.mark.parametrize("code", ["NXDOMAIN", "SERVFAIL", "NOERROR"])
+def test_who_was_told_nothing_at_all_may_have_the_name_of_another(code: str, names: Names) -> None:
+    names.ask([asker()])
+    nothing = answer(BIG)
+    nothing.set_rcode(dns.rcode.from_text(code))
+    names.see([asked(BIG), answered(nothing)])
+    assert names.of(attempt(at=LATER)) == named("web.test", "namespace")
+
+
+def test_the_own_name_and_that_of_the_hosts_file_stay(names: Names) -> None:
+    for process, port in ((ME, CLIENT[1]), ((12, 3_000), 12)):
+        names.ask([asker(process, port=port)])
+        names.see([asked(BIG, client=(CLIENT[0], port))])
+    lookup(names, "own.test")
+    assert names.of(attempt(at=LATER)) == named("own.test")
+    assert names.of(attempt((12, 3_000), at=LATER)) == named("hosts.test", "process", "hosts")
+
+
+def test_what_was_told_of_the_other_version_says_nothing_of_this_one(names: Names) -> None:
+    names.ask([asker()])
+    names.see([asked(question("big.test", "AAAA"))])
+    assert names.of(attempt(at=LATER)) == named("web.test", "namespace")
+    names.see([asked(question("big.test", "A"))])
+    assert names.of(attempt(at=LATER)) is None
+
+
+def test_an_own_name_that_is_too_old_is_not_replaced_by_that_of_another(names: Names) -> None:
+    names.ask([asker()])
+    lookup(names, "own.test", ttl=1)
+    later = BEGAN + 62 * SECOND
+    lookup(names, "web.test", port=9, at=later)
+    assert names.of(attempt(at=later + 1)) is None
+    assert names.of(attempt((13, 4_000), at=later + 1)) == named("web.test", "namespace")
+
+
+def test_after_a_day_what_could_not_be_read_counts_no_more(names: Names) -> None:
+    names.ask([asker()])
+    unreadable(names, "malformed")
+    later = BEGAN + 86_400 * SECOND + 10 * SECOND
+    lookup(names, "web.test", port=9, at=later)
+    assert names.of(attempt(at=later - 11 * SECOND)) is None
+    assert names.of(attempt(at=later + 1)) == named("web.test", "namespace")
+
+
+@pytest.mark.parametrize(
+    "kind", ["too many addresses", "too many names", "too long", "cut by the name server", "malformed"]
+)
+def test_where_nobody_knows_who_was_told_it_an_earlier_name_does_not_count_for_anybody(kind: str, names: Names) -> None:
+    unreadable(names, kind)
+    assert names.of(attempt(at=LATER)) is None
+    assert names.of(attempt(OTHER, at=LATER)) == named("web.test"), "its own"
+    again = BEGAN + 11 * SECOND
+    lookup(names, "web.test", port=9, at=again)
+    assert names.of(attempt(at=again + 1)) == named("web.test", "namespace"), "a later name counts"
+
+
+def test_a_question_of_nobody_knows_whom_takes_no_name_away_before_its_answer(names: Names) -> None:
+    names.see([asked(BIG)])  # as resolvers ask all the time
+    assert names.of(attempt(at=LATER)) == named("web.test", "namespace")
+
+
+def test_of_many_open_questions_none_is_forgotten_for_being_old(names: Names) -> None:
+    names.ask([asker()])
+    for number in range(40):
+        names.see([asked(question(f"n{number}.test", identifier=number), at=BEGAN + number)])
+    for number in range(20, 40):
+        told = answer(question(f"n{number}.test", identifier=number))
+        names.see([answered(told, at=BEGAN + 100 + number)])
+    assert names.of(attempt(at=LATER)) is None
