@@ -22,6 +22,7 @@ from otel_connect.enrich.processes import Lookups, Processes, Shown, unknown
 from otel_connect.enrich.procfs import (
     arguments,
     executable,
+    first_argument,
     root_mount,
     start_boot_ns,
     surroundings,
@@ -191,7 +192,8 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
     pods = _pods(config)
     pod = no_pod if pods is None else pods.of
-    lookups = Lookups(executable, surroundings, arguments) if host_processes else Lookups()
+    asked = arguments if config.command_args else first_argument
+    lookups = Lookups(executable, surroundings, asked) if host_processes else Lookups()
     context = process_context if host_processes and config.process_context else unknown
     hosts = Hosts(read_hosts if host_processes else unknown, time.monotonic_ns)
     return Enricher(

@@ -12,6 +12,7 @@ _START_TIME = 22  # field of /proc/<pid>/stat, counted from 1 as in proc(5)
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MOST_ENVIRONMENT = 128 << 10
 _MOST_ARGUMENTS = 4096
+_MOST_FIRST_ARGUMENT = 255
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
@@ -115,6 +116,24 @@ def user_inside(pid: int, start_boot_ns: int, uid: int, proc: Path = Path("/proc
         if outside <= uid < outside + count:
             return inside + uid - outside
     return None
+
+
+def first_argument(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> tuple[str, ...] | None:
+    """Return the first argument of a process, and read nothing of the others; ``None`` as for ``executable``.
+
+    One that is longer than the kernel would tell is left out.
+    """
+    here = proc / str(pid)
+    read = bytearray()
+    try:
+        with (here / "cmdline").open("rb", buffering=0) as file:
+            while len(read) <= _MOST_FIRST_ARGUMENT and (byte := file.read(1)) not in {b"\0", b""}:
+                read += byte
+        if not is_process(here, start_boot_ns) or len(read) > _MOST_FIRST_ARGUMENT:
+            return None
+    except OSError:
+        return None
+    return (_text(bytes(read)),)
 
 
 def user_name(uid: int) -> str | None:

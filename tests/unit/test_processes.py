@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from otel_connect.enrich.processes import Lookups, Processes, Shown
-from otel_connect.enrich.procfs import arguments, executable, sees_host_processes, surroundings, user_name
+from otel_connect.enrich.procfs import (
+    arguments,
+    executable,
+    first_argument,
+    sees_host_processes,
+    surroundings,
+    user_name,
+)
 from otel_connect.model import About, Process, Surroundings, Told
 from tests.support.cgroups import own_cgroups
 from tests.support.collector import await_until
@@ -262,6 +269,25 @@ def test_proc_says_where_a_process_lives() -> None:
 def test_proc_says_how_a_process_was_called() -> None:
     assert arguments(os.getpid(), start_boot_ns(os.getpid())) == tuple(sys.orig_argv)
     assert arguments(os.getpid(), start_boot_ns(os.getpid()) + 1_000_000_000) is None
+
+
+def test_the_first_argument_can_be_read_alone(tmp_path: Path) -> None:
+    own = start_boot_ns(os.getpid())
+    assert first_argument(os.getpid(), own) == (sys.orig_argv[0],)
+    assert first_argument(os.getpid(), own + 1_000_000_000) is None
+    here = tmp_path / str(os.getpid())
+    here.mkdir()
+    (here / "stat").write_bytes(Path("/proc/self/stat").read_bytes())
+    for line, first in (
+        (b"curl\0-u\0secret\0", ("curl",)),
+        (b"written over", ("written over",)),
+        (b"\xff\0", ("\\xff",)),
+        (b"\0x\0", ("",)),
+        (b"n" * 255 + b"\0", ("n" * 255,)),
+        (b"n" * 256 + b"\0", None),
+    ):
+        (here / "cmdline").write_bytes(line)
+        assert first_argument(os.getpid(), own, tmp_path) == first
 
 
 def test_a_deleted_executable_keeps_its_path(tmp_path: Path) -> None:
