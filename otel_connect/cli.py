@@ -59,16 +59,29 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+def _tell_version() -> None:
+    click.echo(f"otel-connect {__version__} (Python {platform.python_version()}, Linux {platform.release()})")
+
+
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="What each message means, and what to do: docs/troubleshooting.md",
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [OPTIONS]",
 )
-def commands() -> None:
+@click.option("-V", "--version", "version_wanted", is_flag=True, help="Show the version and exit.")
+@click.pass_context
+def commands(context: click.Context, *, version_wanted: bool) -> None:
     """Watch every TCP connect attempt of this host; send each as OpenTelemetry log, metrics and span."""
+    if version_wanted:
+        _tell_version()
+        context.exit()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
-@commands.command()
+@commands.command(short_help="Capture, and show or send every attempt.")
 @_CONFIG
 @click.option(
     "--output",
@@ -82,7 +95,7 @@ def commands() -> None:
     help="OTLP transport (OTEL_EXPORTER_OTLP_PROTOCOL).  [default: http/protobuf]",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the agent's own log.  [default: text]")
-@click.option("--duration", type=_Seconds(min=0, min_open=True), help="Stop after so many seconds.")
+@click.option("--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after so many seconds.")
 def run(
     *,
     file: Path | None,
@@ -111,7 +124,7 @@ def run(
     run_agent(configuration, signals, duration, lambda: _configuration(file, flags))
 
 
-@commands.command()
+@commands.command(short_help="Check the configuration, and say where telemetry would go.")
 @_CONFIG
 def validate(file: Path | None) -> None:
     """Check the configuration file and the environment, and say where telemetry would go."""
@@ -134,7 +147,7 @@ def validate(file: Path | None) -> None:
     click.echo("configuration is valid")
 
 
-@commands.command()
+@commands.command(short_help="Say what this machine has of what `run` needs.")
 @_CONFIG
 def doctor(file: Path | None) -> None:
     """Look at what `run` needs of this machine, load the probes for a moment, and say what records would lack."""
@@ -153,7 +166,7 @@ def doctor(file: Path | None) -> None:
     raise click.exceptions.Exit(next((finding.exit_code for finding in findings if finding.exit_code), 0))
 
 
-@commands.command()
+@commands.command(short_help="Ask a running agent whether it is alive.")
 @_CONFIG
 def health(file: Path | None) -> None:
     """Ask a running agent whether it is alive, where its configuration says that it listens; exit code 0 or 1."""
@@ -170,7 +183,7 @@ def health(file: Path | None) -> None:
 @commands.command()
 def version() -> None:
     """Say which version this is, of what."""
-    click.echo(f"otel-connect {__version__} (Python {platform.python_version()}, Linux {platform.release()})")
+    _tell_version()
 
 
 def main() -> NoReturn:
@@ -183,7 +196,9 @@ def main() -> NoReturn:
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
     except click.ClickException as error:
-        _refuse(error.format_message().replace("\n", " ").rstrip("."), ConfigError.exit_code)
+        line = error.format_message().replace("\n", " ").rstrip(".")
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _refuse(line if context is None else f"{line}; see {context.command_path} --help", ConfigError.exit_code)
     except click.Abort:
         _refuse("interrupted", 130)
     except OtelConnectError as error:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from otel_connect import __version__
+from otel_connect.cli import commands
 from tests.support.agent import COMMAND, RunningAgent
 
 
@@ -130,11 +134,36 @@ def test_it_starts_in_a_directory_that_is_gone(tmp_path: Path) -> None:
         pass
 
 
-def test_version_and_help() -> None:
-    assert run("version")[1].startswith("otel-connect ")
-    code, output, _ = run("--help")
-    assert code == 0
-    assert all(command in output for command in ("run", "validate", "version"))
+@pytest.mark.parametrize("arguments", [["version"], ["--version"], ["-V"]])
+def test_version(arguments: list[str]) -> None:
+    code, output, errors = run(*arguments)
+    assert (code, errors) == (0, "")
+    assert output == f"otel-connect {__version__} (Python {platform.python_version()}, Linux {platform.release()})\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["-h"], *([name, option] for name in commands.commands for option in ("--help", "-h"))],
+)
+def test_help_is_a_page_on_standard_output(arguments: list[str]) -> None:
+    code, output, errors = run(*arguments, COLUMNS="80")
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    usage = ["Usage: otel-connect", *arguments[:-1]]
+    assert lines[0].startswith(" ".join(usage))
+    assert len(lines) > 5, "not crushed into one line"
+    assert max(map(len, lines)) <= 80
+    assert "..." not in output, "nothing is cut off"
+
+
+def test_help_names_every_command() -> None:
+    _, output, _ = run()
+    assert set(re.findall(r"^  ([a-z]+)  ", output, re.MULTILINE)) == {"run", "validate", "doctor", "health", "version"}
+
+
+def test_a_wrong_option_leads_to_the_help_of_its_command() -> None:
+    assert run("march")[2].endswith("; see otel-connect --help\n")
+    assert run("run", "--bogus")[2].endswith("; see otel-connect run --help\n")
 
 
 def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
