@@ -26,8 +26,8 @@ from otel_connect.config import Configuration, Layer, Output, Protocol, build, f
 from otel_connect.enrich.mask_key import masks
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError, OtelConnectError
-from otel_connect.export.endpoint import output_kind, resolve
-from otel_connect.serve.listener import ask_livez, wanted
+from otel_connect.export.endpoint import resolve
+from otel_connect.serve.listener import NotAliveError, ask_livez, wanted
 from otel_connect.serve.log import start_log
 
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def validate(file: Path | None) -> None:
         click.echo(f"{name}: {place.protocol} to {place.url}")
     if not endpoints:
         click.echo("no endpoint: attempts go to the console")
-    if address := wanted(configuration.serve, by_default=output_kind(configuration.export) is Output.OTLP):
+    if address := wanted(configuration.serve):
         click.echo(f"status pages: {address}")
     needs = "needs CAP_NET_RAW; CAP_SYS_ADMIN and CAP_SYS_PTRACE too for containers; without, attempts have none"
     click.echo(f"names of peers: {f'from DNS and /etc/hosts ({needs})' if configuration.enrich.names else 'off'}")
@@ -169,15 +169,18 @@ def doctor(file: Path | None) -> None:
 @commands.command(short_help="Ask a running agent whether it is alive.")
 @_CONFIG
 def health(file: Path | None) -> None:
-    """Ask a running agent whether it is alive, where its configuration says that it listens; exit code 0 or 1."""
+    """Ask a running agent whether it is alive: exit code 0 if it is, 1 if not.
+
+    It is asked where it listens by default (127.0.0.1:9475), or where --config or OTEL_CONNECT_LISTEN says.
+    """
     configuration = _configuration(file, {})
-    address = wanted(configuration.serve, by_default=output_kind(configuration.export) is Output.OTLP)
+    address = wanted(configuration.serve)
     if address is None:
-        _refuse("there is no status server to ask; set serve.listen (OTEL_CONNECT_LISTEN)", 1)
+        _refuse("the status pages are switched off (serve.listen, OTEL_CONNECT_LISTEN): there is nothing to ask", 1)
     try:
         click.echo(ask_livez(address))
-    except OSError as error:
-        _refuse(f"{address}: {error}", 1)
+    except NotAliveError as error:
+        _refuse(str(error), 1)
 
 
 @commands.command()

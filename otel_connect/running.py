@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from otel_connect.agent import Agent
-from otel_connect.config import CaptureConfig, Configuration, EnrichConfig, Listen
-from otel_connect.config import Output as OutputKind
+from otel_connect.config import CaptureConfig, Configuration, EnrichConfig
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
@@ -94,7 +93,7 @@ class StatusPages:
     def prepare(self, configuration: Configuration) -> Listener | None:
         """Bind where this configuration wants it, if that is elsewhere than now; raises ConfigError."""
         now = None if self._listener is None else self._listener.address
-        if _address(configuration) == now:
+        if wanted(configuration.serve) == now:
             return self._listener
         return self._bind(configuration)
 
@@ -122,7 +121,7 @@ class StatusPages:
 
     @staticmethod
     def _bind(configuration: Configuration) -> Listener | None:
-        address = _address(configuration)
+        address = wanted(configuration.serve)
         if address is None:
             return None
         try:
@@ -242,10 +241,6 @@ def _changed(old: Configuration, new: Configuration) -> list[str]:
 def _in_the_same_spool(new: Configuration, old: Configuration) -> Configuration:
     export = new.export.model_copy(update={"spool_directory": old.export.spool_directory})
     return new.model_copy(update={"export": export})
-
-
-def _address(configuration: Configuration) -> Listen | None:
-    return wanted(configuration.serve, by_default=output_kind(configuration.export) is OutputKind.OTLP)
 
 
 def _serve(listener: Listener, report: Report) -> Server:

@@ -169,7 +169,7 @@ class ServeConfig(Section):
     """The status server: what a probe, a scraper or a person can ask the agent."""
 
     listen: str | None = None
-    """``HOST:PORT``, ``unix:/PATH``, ``off`` or empty; ``None``: ``DEFAULT_LISTEN`` when output is otlp."""
+    """``HOST:PORT``, ``unix:/PATH``, ``off`` or empty; ``None``: ``DEFAULT_LISTEN``."""
 
     @field_validator("listen")
     @classmethod

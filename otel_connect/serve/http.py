@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from otel_connect.serve.exposition import page
-from otel_connect.serve.listener import Listener
+from otel_connect.serve.listener import SERVER, Listener
 from otel_connect.serve.report import Report, not_ready, status_document, stuck_for_s
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ _CONNECTION_S = 10.0
 """From the first byte to the last; a scraper opens another one."""
 _HEAD_BYTES = 8192
 _HEADERS = {
+    "Server": SERVER,
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",

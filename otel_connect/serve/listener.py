@@ -1,4 +1,4 @@
-"""The socket of the status server: bound early, so that a refusal costs nothing yet."""
+"""The socket of the status server, bound early so that a refusal costs nothing yet; and how a client asks it."""
 
 import os
 import socket
@@ -11,15 +11,23 @@ from pathlib import Path
 from otel_connect.config import DEFAULT_LISTEN, Listen, ServeConfig, parse_listen
 from otel_connect.errors import ConfigError
 
+SERVER = "otel-connect"
+"""What the status server calls itself in the header ``Server``, so that a client can tell it from others."""
+
 _BACKLOG = 64
 _ASK_S = 5.0
 _REMEDY = "name another address, or off"
+_ASK_REMEDY = "give this command the --config and the OTEL_CONNECT_LISTEN of the agent"
 
 
-def wanted(config: ServeConfig, *, by_default: bool) -> Listen | None:
-    """Say where the status server shall listen, ``None`` for nowhere; ``by_default`` where nothing is configured."""
+class NotAliveError(Exception):
+    """An agent did not say that it is alive; the message is one line with the cause and the remedy."""
+
+
+def wanted(config: ServeConfig) -> Listen | None:
+    """Return where the status server listens, ``None`` for nowhere."""
     if config.listen is None:
-        return DEFAULT_LISTEN if by_default else None
+        return DEFAULT_LISTEN
     return parse_listen(config.listen) if config.listen else None
 
 
@@ -94,19 +102,37 @@ def _remove_stale(path: Path) -> None:
 
 
 def ask_livez(address: Listen) -> str:
-    """Ask the agent at an address whether it is alive; raises OSError that says why it is not."""
+    """Ask the agent at an address whether it is alive, and return its answer; raises NotAliveError."""
     connection = _Connection(address)
     try:
         connection.request("GET", "/livez")
         answer = connection.getresponse()
         said = answer.read(1000).decode("utf-8", "replace").strip()
     except HTTPException as error:
-        raise OSError(f"is no status server ({error!r})") from error
+        raise NotAliveError(_something_else(address, repr(error))) from error
+    except OSError as error:
+        raise NotAliveError(_unreachable(address, error)) from error
     finally:
         connection.close()
+    if answer.headers.get("Server") != SERVER:
+        raise NotAliveError(_something_else(address, f"HTTP {answer.status}"))
     if answer.status != HTTPStatus.OK:
-        raise OSError(said)
+        raise NotAliveError(f"the agent at {address} is not alive: {said}")
     return said
+
+
+def _something_else(address: Listen, what: str) -> str:
+    return f"something other than otel-connect answers at {address} ({what}); {_ASK_REMEDY}"
+
+
+def _unreachable(address: Listen, error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return f"nothing listens at {address}: no agent runs, or it listens elsewhere; {_ASK_REMEDY}"
+    if isinstance(error, TimeoutError):
+        return f"no answer from {address} within {_ASK_S:.0f} s: the agent there is stopped, or the host is overloaded"
+    if isinstance(error, PermissionError):
+        return f"{address} cannot be asked ({error.strerror}); run this as the user of the agent, or as root"
+    return f"{address} cannot be asked ({error.strerror}); {_ASK_REMEDY}"
 
 
 class _Connection(HTTPConnection):

@@ -1,5 +1,6 @@
 """What the agent says when it cannot work: one line with cause and remedy, its exit code, no traceback."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,8 @@ RUN = [str(COMMAND), "run", "--duration", "1"]
 
 def refusal(argv: Sequence[str], exit_code: int, notes: int = 0) -> str:
     """Run something that must be refused, and return the one line that says so, after so many others."""
-    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    pages_off = os.environ | {"OTEL_CONNECT_LISTEN": "off"}  # or a port that is taken would be said, too
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=pages_off)
     assert ended.returncode == exit_code, ended.stderr
     assert ended.stdout == ""
     line = ended.stderr.splitlines()[-1]

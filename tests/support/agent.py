@@ -32,6 +32,8 @@ class RunningAgent:
         ready_s: float = _READY_S,
     ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        if "--config" not in arguments:  # a variable would win over what the file says
+            clean["OTEL_CONNECT_LISTEN"] = "off"  # or the agents of all tests want the same port
         self._state = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [*command, *arguments],

@@ -3,14 +3,13 @@
 import os
 import socket
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 
 from otel_connect.config import DEFAULT_LISTEN, Listen, ServeConfig, parse_listen
 from otel_connect.errors import ConfigError
-from otel_connect.serve.listener import Listener, ask_livez, wanted
+from otel_connect.serve.listener import Listener, wanted
 from tests.support.collector import free_ports
 
 
@@ -41,12 +40,11 @@ def test_what_is_no_address(text: str) -> None:
         parse_listen(text)
 
 
-def test_on_by_default_only_for_otlp() -> None:
-    assert wanted(ServeConfig(), by_default=True) == DEFAULT_LISTEN
-    assert wanted(ServeConfig(), by_default=False) is None
-    assert wanted(ServeConfig(listen=""), by_default=True) is None
-    assert wanted(ServeConfig(listen="off"), by_default=True) is None
-    assert wanted(ServeConfig(listen="localhost:1"), by_default=False) == Listen("", "localhost", 1)
+def test_on_unless_switched_off() -> None:
+    assert wanted(ServeConfig()) == DEFAULT_LISTEN
+    assert wanted(ServeConfig(listen="")) is None
+    assert wanted(ServeConfig(listen="off")) is None
+    assert wanted(ServeConfig(listen="localhost:1")) == Listen("", "localhost", 1)
 
 
 def test_a_unix_socket_is_its_owners_alone_and_goes_away(tmp_path: Path) -> None:
@@ -98,29 +96,3 @@ def test_an_address_that_is_not_ours(host: str, said: str) -> None:
 def test_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         Listener(Listen(str(tmp_path / "absent" / "s"), "localhost", 0))
-
-
-def test_who_asks_where_nobody_is(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        ask_livez(Listen(str(tmp_path / "s"), "localhost", 0))
-    with pytest.raises(ConnectionRefusedError):
-        ask_livez(Listen("", "127.0.0.1", *free_ports(1)))
-
-
-def test_who_asks_something_else(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(path))
-        other.listen()
-
-        def answer() -> None:
-            client, _ = other.accept()
-            client.recv(1000)
-            client.sendall(b"220 mail.example ESMTP\r\n")
-            client.close()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(OSError, match="is no status server"):
-            ask_livez(Listen(str(path), "localhost", 0))
-        thread.join()

@@ -16,7 +16,7 @@ from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.figures import NO_OUTLET, Figures
 from otel_connect.model import Balance
 from otel_connect.serve.http import StatusServer
-from otel_connect.serve.listener import Listener, ask_livez
+from otel_connect.serve.listener import Listener, NotAliveError, ask_livez
 from otel_connect.serve.report import STUCK_AFTER_S, Phase, Reload, Report
 from tests.support.collector import await_until, free_ports
 from tests.support.figures import FIGURES, STATE
@@ -105,7 +105,7 @@ def test_alive_while_the_loop_goes_round(running: Running) -> None:
     assert running.get("/livez")[0] == 200
     running.clock.now += 0.1
     assert running.get("/livez")[::2] == (503, "the loop has not gone round for 10 s\n")
-    with pytest.raises(OSError, match="has not gone round"):
+    with pytest.raises(NotAliveError, match="has not gone round"):
         ask_livez(running.address)
     running.server.publish(make_report()._replace(at_monotonic_s=running.clock.now))
     assert running.get("/livez")[0] == 200
@@ -192,7 +192,7 @@ def test_every_answer_is_safe_in_a_browser(running: Running, path: str) -> None:
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
-    assert "server" not in headers
+    assert headers["server"] == "otel-connect"  # no version, and not that of the libraries
 
 
 @TCP
