@@ -1,6 +1,6 @@
 """What this machine and this process have of what the agent needs, and what it does without; for people to read."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from otel_connect.capture import preflight
@@ -8,35 +8,51 @@ from otel_connect.capture.privileges import CAPABILITIES
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import OtelConnectError
 
+_PROBES = "probes compile, load and attach"
+
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """One thing that was looked at, or could not be."""
 
     subject: str
     problem: str
     """What is wrong and what to do, or what is missing without it; empty when all is well."""
     exit_code: int
     """What ``run`` would end with for it; 0 when it goes on."""
+    unknown: bool = False
+    """It could not be looked at, and ``problem`` says why."""
 
     def __str__(self) -> str:
-        """Write it as a line: ``ok``, ``without`` or ``WRONG``, and why."""
-        state = "WRONG" if self.exit_code else "without" if self.problem else "ok"
+        """Write it as a line: ``ok``, ``without``, ``unknown`` or ``WRONG``, and why."""
+        state = "unknown" if self.unknown else "WRONG" if self.exit_code else "without" if self.problem else "ok"
         return f"{state:8}{self.subject}{': ' if self.problem else ''}{self.problem}"
 
 
 def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]:
-    """Look at everything in turn; ``attach`` loads the probes and gives them back, or raises ProbeError."""
-    steps: Sequence[tuple[str, Callable[[], object]]] = (
-        ("capabilities", lambda: preflight.check_capabilities(preflight.effective_capabilities())),
-        ("lockdown", lambda: preflight.check_lockdown(preflight.LOCKDOWN)),
-        ("tracefs", lambda: preflight.check_tracefs(preflight.TRACEFS)),
-        ("bpf()", lambda: preflight.check_bpf(preflight.USER_NAMESPACE)),
-        ("type information (BTF)", preflight.read_btf),
-    )
-    found = [_tried(subject, step) for subject, step in steps]
-    if not any(finding.exit_code for finding in found):
-        found.append(_tried("probes compile, load and attach", attach))
-    return [*found, *optional(config, preflight.effective_capabilities())]
+    """Look at everything in turn; ``attach`` loads the probes and gives them back, or raises ProbeError.
+
+    What needs something that is missing is not tried: its refusal would be taken for a second fault.
+    """
+    try:
+        effective = preflight.effective_capabilities()
+    except OtelConnectError as error:
+        return [Finding("capabilities", str(error), error.exit_code)]
+    namespace = _tried("user namespace", lambda: preflight.check_user_namespace(preflight.USER_NAMESPACE))
+    if namespace.exit_code:
+        effective = 0  # those of another user namespace are none here
+    found = [
+        namespace,
+        _untried("capabilities")
+        if namespace.exit_code
+        else _tried("capabilities", lambda: preflight.check_capabilities(effective)),
+        _tried("lockdown", lambda: preflight.check_lockdown(preflight.LOCKDOWN)),
+        _tried("tracefs", lambda: preflight.check_tracefs(preflight.TRACEFS)),
+        _tried("bpf()", preflight.check_bpf) if preflight.may_call_bpf(effective) else _untried("bpf()"),
+        _tried("type information (BTF)", preflight.read_btf),
+    ]
+    wrong = any(finding.exit_code for finding in found)
+    found.append(_untried(_PROBES) if wrong else _tried(_PROBES, attach))
+    return [*found, *optional(config, effective)]
 
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
@@ -72,6 +88,10 @@ def _tried(subject: str, step: Callable[[], object]) -> Finding:
     except OtelConnectError as error:
         return Finding(subject, str(error), error.exit_code)
     return Finding(subject, "", 0)
+
+
+def _untried(subject: str) -> Finding:
+    return Finding(subject, "not tried, because it needs what is WRONG above", 0, unknown=True)
 
 
 def _without(subject: str, missing: bool, problem: str) -> Finding:  # noqa: FBT001 - what was found, not a switch

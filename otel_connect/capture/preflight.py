@@ -13,17 +13,20 @@ from otel_connect.errors import NotPermittedError, ProbeError
 BTF = Path("/sys/kernel/btf/vmlinux")
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
-USER_NAMESPACE = Path("/proc/self/uid_map")
+USER_NAMESPACE = Path("/proc/self/ns/user")
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 1 << 21, 1 << 38, 1 << 39
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, on every kernel: PROC_USER_INIT_INO of linux/proc_ns.h
 
 
 def check() -> None:
     """Raise ProbeError or NotPermittedError for the first thing that is missing."""
-    check_capabilities(effective_capabilities())
+    effective = effective_capabilities()
+    check_user_namespace(USER_NAMESPACE)
+    check_capabilities(effective)
     check_lockdown(LOCKDOWN)
     check_tracefs(TRACEFS)
-    check_bpf(USER_NAMESPACE)
+    check_bpf()
 
 
 def check_capabilities(effective: int) -> None:
@@ -35,6 +38,24 @@ def check_capabilities(effective: int) -> None:
         raise NotPermittedError(
             f"not permitted to load probes: {' and '.join(missing)} missing; run as root (sudo), or grant"
             " CAP_BPF and CAP_PERFMON"
+        )
+
+
+def may_call_bpf(effective: int) -> bool:
+    """Tell whether a mask of effective capabilities has what bpf() asks for."""
+    return bool(effective & (_CAP_SYS_ADMIN | _CAP_BPF))
+
+
+def check_user_namespace(link: Path) -> None:
+    """Want the first user namespace: the capabilities of all others end at their own border."""
+    try:
+        first = link.stat().st_ino == _FIRST_USER_NAMESPACE
+    except OSError:
+        return  # a kernel without user namespaces
+    if not first:
+        raise NotPermittedError(
+            "this is a user namespace (a rootless container?), whose capabilities do not reach the host's kernel;"
+            " run as root of the host (docker: --userns=host; podman: with sudo)"
         )
 
 
@@ -71,8 +92,8 @@ def check_tracefs(mounts: tuple[Path, ...]) -> None:
     )
 
 
-def check_bpf(user_namespace: Path) -> None:
-    """Want bpf() to answer: container profiles and user namespaces refuse it in spite of capabilities."""
+def check_bpf() -> None:
+    """Want bpf() to answer a process that has the capabilities: the profile of a container may refuse it."""
     try:
         permitted = bpf.may_create_map()
     except OSError as error:
@@ -82,11 +103,6 @@ def check_bpf(user_namespace: Path) -> None:
                 " (in a container, a seccomp profile can say so too)"
             ) from error
         raise ProbeError(f"bpf() failed ({error.strerror}); see docs/troubleshooting.md") from error
-    if not permitted and not _maps_everyone(user_namespace):
-        raise NotPermittedError(
-            "this is a user namespace (a rootless container?), whose capabilities do not reach the host's kernel;"
-            " run as root of the host (docker: --userns=host; podman: with sudo)"
-        )
     if not permitted:
         raise NotPermittedError(
             "the kernel refused bpf() although the capabilities are there: a seccomp profile does;"
@@ -112,11 +128,3 @@ def effective_capabilities() -> int:
     except OSError as error:
         raise ProbeError(f"/proc cannot be read ({error.strerror}); mount it with: mount -t proc proc /proc") from error
     return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
-
-
-def _maps_everyone(user_namespace: Path) -> bool:
-    """Tell the first user namespace, in which every user is himself, from all others."""
-    try:
-        return user_namespace.read_text(encoding="ascii", errors="replace").split() == ["0", "0", "4294967295"]
-    except OSError:
-        return True  # a kernel without user namespaces

@@ -1,13 +1,17 @@
 """`otel-connect doctor`: what it says is what `run` then does."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from otel_connect.capture.doctor import examine, optional
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import ProbeError
+from tests.support import refused_call
 from tests.support.agent import COMMAND
 
 _ALL = (1 << 41) - 1
@@ -29,13 +33,172 @@ def test_all_is_well_for_root() -> None:
     assert "ok      names of peers" in lines
 
 
-def test_what_is_missing_is_said_with_its_remedy_and_the_code_of_run() -> None:
-    bounds = "-sys_admin,-bpf"
-    code, lines = doctor("setpriv", f"--bounding-set={bounds}", f"--inh-caps={bounds}")
+SUBJECTS = [
+    *("user namespace", "capabilities", "lockdown", "tracefs", "bpf()", "type information (BTF)"),
+    *("probes compile, load and attach", "processes of other users", "names of peers"),
+]
+UNTRIED = ": not tried, because it needs what is WRONG above"
+ORDINARY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+MISSING = "not permitted to load probes: {} missing; run as root (sudo), or grant CAP_BPF and CAP_PERFMON"
+NO_TRACEFS = "tracefs is not mounted; mount it with: mount -t tracefs nodev /sys/kernel/tracing"
+
+
+def without(capabilities: str) -> tuple[str, ...]:
+    bounds = ",".join(f"-{name}" for name in capabilities.split(","))
+    return ("setpriv", f"--bounding-set={bounds}", f"--inh-caps={bounds}")
+
+
+def only(*capabilities: str) -> tuple[str, ...]:
+    """Be root with the capabilities of a container engine and these."""
+    engine = ["chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "net_bind_service"]
+    kept = ",".join(["-all", *(f"+{name}" for name in (*engine, "net_raw", "sys_chroot", "setfcap", *capabilities))])
+    return ("setpriv", f"--bounding-set={kept}", f"--inh-caps={kept}")
+
+
+def mounted(*mounts: str) -> tuple[str, ...]:
+    script = " && ".join([*(f"mount {mount}" for mount in mounts), 'exec "$0" "$@"'])
+    return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
+
+
+def tracefs_hidden() -> tuple[str, ...]:
+    debugfs = ["-t tmpfs none /sys/kernel/debug"] if Path("/sys/kernel/debug").is_dir() else []
+    return mounted("-t tmpfs none /sys/kernel/tracing", *debugfs)
+
+
+# What each machine or container lacks: which lines say so, what could not be tried, what records would be without.
+LACKING: dict[str, tuple[tuple[str, ...], int, dict[str, str], set[str], set[str]]] = {
+    "an ordinary user": (
+        ORDINARY,
+        77,
+        {
+            "capabilities": MISSING.format("CAP_BPF and CAP_PERFMON"),
+            "tracefs": "not permitted to read /sys/kernel/tracing; run as root, or grant CAP_DAC_READ_SEARCH too",
+        },
+        {"bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "root in a container": (
+        only(),
+        77,
+        {"capabilities": MISSING.format("CAP_BPF and CAP_PERFMON")},
+        {"bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "CAP_BPF alone": (
+        only("bpf"),
+        77,
+        {"capabilities": MISSING.format("CAP_PERFMON")},
+        {"probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "CAP_PERFMON alone": (
+        only("perfmon"),
+        77,
+        {"capabilities": MISSING.format("CAP_BPF")},
+        {"bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "a rootless container": (
+        (*ORDINARY, "unshare", "--user", "--map-root-user"),
+        77,
+        {
+            "user namespace": "this is a user namespace (a rootless container?), whose capabilities",
+            "tracefs": "not permitted to read /sys/kernel/tracing",
+        },
+        {"capabilities", "bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "a user namespace of root": (
+        ("unshare", "--user", "--map-root-user"),
+        77,
+        {"user namespace": "this is a user namespace (a rootless container?), whose capabilities"},
+        {"capabilities", "bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "bpf() refused by seccomp": (
+        (sys.executable, refused_call.__file__, "bpf", "EPERM"),
+        77,
+        {"bpf()": "the kernel refused bpf() although the capabilities are there: a seccomp profile does"},
+        {"probes compile, load and attach"},
+        set(),
+    ),
+    "perf_event_open() refused by seccomp": (
+        (sys.executable, refused_call.__file__, "perf_event_open", "EPERM"),
+        77,
+        {"probes compile, load and attach": "the kernel refused the probes (perf_event_open"},
+        set(),
+        set(),
+    ),
+    "no bpf() in the kernel": (
+        (sys.executable, refused_call.__file__, "bpf", "ENOSYS"),
+        78,
+        {"bpf()": "there is no bpf() here: use a kernel with CONFIG_BPF_SYSCALL"},
+        {"probes compile, load and attach"},
+        set(),
+    ),
+    "no tracefs": (tracefs_hidden(), 78, {"tracefs": NO_TRACEFS}, {"probes compile, load and attach"}, set()),
+    "no tracefs and no capabilities": (
+        (*tracefs_hidden(), *only()),
+        77,
+        {"capabilities": MISSING.format("CAP_BPF and CAP_PERFMON"), "tracefs": NO_TRACEFS},
+        {"bpf()", "probes compile, load and attach"},
+        {"processes of other users", "names of peers"},
+    ),
+    "no BTF": (
+        mounted("-t tmpfs none /sys/kernel/btf"),
+        78,
+        {"type information (BTF)": "/sys/kernel/btf/vmlinux cannot be read (No such file or directory)"},
+        {"probes compile, load and attach"},
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_the_report_is_whole_and_does_not_contradict_itself(name: str) -> None:
+    before, exit_code, wrong, untried, lacking = LACKING[name]
+    code, lines = doctor(*before)
+    said = {line[8:].partition(": ")[0]: (line[:8].rstrip(), line[8:].partition(": ")[2]) for line in lines}
+    assert list(said) == SUBJECTS
+    states = {subject: state for subject, (state, _) in said.items()}
+    expected = dict.fromkeys(SUBJECTS, "ok") | dict.fromkeys(lacking, "without")
+    assert states == expected | dict.fromkeys(untried, "unknown") | dict.fromkeys(wrong, "WRONG")
+    assert all(said[subject][1].startswith(problem) for subject, problem in wrong.items()), lines
+    assert all(f"{subject}{UNTRIED}" in "\n".join(lines) for subject in untried)
+    assert code == exit_code
+    assert ("although the capabilities are there" in "\n".join(lines)) is (name == "bpf() refused by seccomp")
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_run_ends_with_the_code_and_the_words_of_the_first_that_is_wrong(name: str) -> None:
+    before, exit_code, wrong, _, _ = LACKING[name]
+    ended = subprocess.run(
+        [*before, str(COMMAND), "run", "--duration", "1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"OTEL_CONNECT_LISTEN": "off"},
+    )
+    assert ended.returncode == exit_code
+    (line,) = ended.stderr.splitlines()
+    first = next(subject for subject in SUBJECTS if subject in wrong)
+    assert line.startswith(f"otel-connect: {wrong[first]}"), line
+
+
+def test_lockdown(tmp_path: Path) -> None:
+    (tmp_path / "lockdown").write_text("none integrity [confidentiality]\n")
+    code, lines = doctor(*mounted(f"--bind {tmp_path} /sys/kernel/security"))
     assert code == 77
-    (wrong, *more) = [line for line in lines if line.startswith("WRONG")]
-    assert wrong.startswith("WRONG   capabilities: not permitted to load probes: CAP_BPF missing; run as root")
-    assert not [line for line in lines if "attach" in line and line not in more]
+    (wrong,) = (line for line in lines if line.startswith("WRONG"))
+    assert wrong.startswith("WRONG   lockdown: this kernel is locked down (confidentiality)")
+
+
+def test_no_proc_is_one_line() -> None:
+    code, lines = doctor(*mounted("-t tmpfs none /proc"))
+    assert code == 78
+    refusal = "/proc cannot be read (No such file or directory); mount it with: mount -t proc proc /proc"
+    assert lines == [f"WRONG   capabilities: {refusal}"]
 
 
 def test_names_say_what_they_would_lack() -> None:
