@@ -80,8 +80,11 @@ class Listening(Protocol):
 class Output(Counting, Protocol):
     """Where attempts go: the console, JSON lines or OTLP."""
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
-        """Take a batch of attempts, in the order they ended but for those that waited to be found superseded."""
+    def write(self, attempts: Sequence[Attempt]) -> int:
+        """Take a batch of attempts, in the order they ended but for those that waited to be found superseded.
+
+        Return how many it could not even take.
+        """
 
     def tick(self, state: Callable[[], AgentState]) -> None:
         """Do what time asks for; called many times a second."""
@@ -136,7 +139,7 @@ class Agent:
         self._unrecorded = Unrecorded(source, output)
         self._run = os.urandom(6).hex()
         self._read = 0
-        self._shown = 0
+        self._shown = self._unwritten = 0
         self._undecodable = 0
         self._unnamed = 0
         self._next_stale = self._next_tallies = 0.0
@@ -196,6 +199,7 @@ class Agent:
                 "kernel_throttled": before.throttled,
                 "filtered": before.filtered + self._unrecorded.filtered,
                 "undecodable": self._undecodable,
+                "output_io": self._unwritten,
             },
             probe_missed=self._source.missed() + before.call_full,
             waiting=self._races.waiting,
@@ -260,8 +264,9 @@ class Agent:
         attempts = self._unrecorded.sift(decided, self._enricher)
         if self._enricher.conceals:
             attempts = [one._replace(event=self._enricher.conceal(one.event)) for one in attempts]
-        self._output.write(attempts)
-        self._shown += len(attempts)
+        unwritten = self._output.write(attempts)
+        self._unwritten += unwritten
+        self._shown += len(attempts) - unwritten
 
     def _attempt(self, event: ConnectEvent, observed_unix_ns: int) -> Attempt:
         return Attempt(

@@ -1,6 +1,6 @@
 """The commands, and what a user is told when something is wrong: one line each, and an exit code.
 
-0 done · 1 not healthy · 2 configuration or usage · 70 internal fault · 74 standard output cannot be written ·
+0 done · 1 not healthy · 2 configuration or usage · 70 internal fault · 74 standard output did not take everything ·
 77 not permitted · 78 kernel or bindings unsupported
 """
 
@@ -234,12 +234,15 @@ def _end(exit_code: int) -> NoReturn:
 
 
 def _mend_streams() -> None:
-    """Open what of the standard streams is closed: else the next file or socket gets its number, and its text."""
+    """Open what of the standard streams is closed: else the next file or socket gets its number, and its text.
+
+    What is written to an output that is closed stays an error; what is logged nowhere is not.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)  # the lowest free number: this one
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w")
     if sys.stderr is None:

@@ -5,6 +5,7 @@
     OtelConnectError            70  a fault of the agent itself
     ├── ConfigError              2  the operator: an option, a file or a variable is wrong
     │   └── SpoolInUseError      2  the operator: another process holds the spool directory
+    ├── OutputError             74  the operator: standard output did not take everything
     └── ProbeError              78  the kernel or its bindings: something the capture needs is absent
         └── NotPermittedError   77  the operator: a privilege is missing
 
@@ -33,6 +34,12 @@ class ConfigError(OtelConnectError):
 
 class SpoolInUseError(ConfigError):
     """Another process holds the spool directory; a caller that may choose takes another one."""
+
+
+class OutputError(OtelConnectError):
+    """Standard output could not be written at some time; what is missing there was counted."""
+
+    exit_code = 74
 
 
 class ProbeError(OtelConnectError):

@@ -425,7 +425,7 @@ class Balance(NamedTuple):
 
     seen: int
     shown: int
-    """Handed to the output."""
+    """Handed to the output, and taken by it."""
     in_progress: int
     """Without an end yet."""
     in_ring: int

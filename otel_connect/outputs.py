@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from otel_connect.config import Configuration, ExportConfig
 from otel_connect.encode.encoder import Encoder
@@ -31,7 +31,8 @@ from otel_connect.figures import (
 )
 from otel_connect.model import Attempt, Balance, Request, Signal, Tallied, ThrottleEvent
 from otel_connect.serve.console import ConsoleOutput
-from otel_connect.serve.summary import Summary, render
+from otel_connect.serve.lines import Lines
+from otel_connect.serve.summary import Summary, account_line, render
 
 _log = logging.getLogger(__name__)
 
@@ -45,17 +46,16 @@ StateNow = Callable[[], AgentState]
 class ConsoleView:
     """One line for each attempt as it ends, and a summary."""
 
-    def __init__(self, console: ConsoleOutput, stream: TextIO) -> None:
+    def __init__(self, console: ConsoleOutput, lines: Lines) -> None:
         self._console = console
-        self._stream = stream
+        self._lines = lines
         self._summary = Summary()
-        self._hidden = 0
-        self._show([])  # the header: something to see while nothing happens
+        self._console.write([])  # the header: something to see while nothing happens
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
-        """Show the attempts now."""
+    def write(self, attempts: Sequence[Attempt]) -> int:
+        """Show the attempts now, and return how many could not be shown; the summary has them all the same."""
         self._summary.add(attempts)
-        self._show(attempts)
+        return self._console.write(attempts)
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         """Leave it to the summary's losses: there is nothing to show of each."""
@@ -67,17 +67,10 @@ class ConsoleView:
         """Nothing waits here."""
 
     def close(self, state: AgentState) -> None:
-        """Show the summary."""
-        if self._hidden:
-            _log.warning("%d attempts could not be shown; the summary has them", self._hidden)
+        """Show the summary; what of it cannot be shown, the account at least goes to the log."""
         lines = ["", *render(self._summary, state.balance)]
-        try:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _log.warning("standard output cannot be written (%s): %s", error.strerror, lines[-1])
+        if self._lines.write(lines) < len(lines):
+            _log.warning("%s", account_line(state.balance))
 
     def outlet(self, _state: AgentState) -> Outlet:
         """Nothing is sent from here."""
@@ -88,16 +81,6 @@ class ConsoleView:
 
     def reconfigure(self, configuration: Configuration) -> None:
         """Nothing of it can be configured."""
-
-    def _show(self, attempts: Sequence[Attempt]) -> None:
-        try:
-            self._console.write(attempts)
-        except BrokenPipeError:
-            raise
-        except OSError as error:  # a full disk, mostly: it may have room again later
-            if not self._hidden:
-                _log.warning("standard output cannot be written (%s); attempts go on being counted", error.strerror)
-            self._hidden += len(attempts)
 
 
 class Sink(Protocol):
@@ -125,13 +108,6 @@ class Sink(Protocol):
         """Send what waits until the time is up."""
 
 
-class RawStream(Protocol):
-    """A file without a buffer: what it says is written, is."""
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Write some of the bytes, and say how many."""
-
-
 class Telemetry:
     """Encodes attempts in batches, and collects the metrics when they are due, for a sink."""
 
@@ -157,13 +133,14 @@ class Telemetry:
         self._next_flush = self._next_metrics = 0.0
         self._configure(configuration)
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
-        """Add the attempts to the batch; a large batch does not wait for its time."""
+    def write(self, attempts: Sequence[Attempt]) -> int:
+        """Add the attempts to the batch; a large batch does not wait for its time. What is lost, the ledger has."""
         if not self._batch:
             self._next_flush = self._clock() + self._flush_interval
         self._batch += attempts
         if len(self._batch) >= _BATCH_RECORDS:
             self._flush()
+        return 0
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         """Count the attempts in the metrics."""

@@ -22,6 +22,7 @@ from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.procfs import sees_host_processes
+from otel_connect.errors import OutputError
 from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.host import machine_id
@@ -30,6 +31,7 @@ from otel_connect.life import Life
 from otel_connect.outputs import ConsoleView, Telemetry
 from otel_connect.running import Running, StatusPages, make_enricher
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
+from otel_connect.serve.lines import Lines
 from otel_connect.serve.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def run_agent(
 ) -> None:
     """Capture until ``signals`` say so or the time is over; raises ProbeError or ConfigError.
 
-    ``load`` reads the configuration again.
+    ``load`` reads the configuration again. Raises OutputError at the end if standard output did not take everything.
     """
     host_processes = sees_host_processes()
     if not host_processes:
@@ -68,7 +70,7 @@ def run_agent(
         # Before the first thread: each thread has what the one that starts it has.
         backends = stack.enter_context(Backends()) if configuration.enrich.conntrack else None
         drop_privileges(lambda: (capture.in_progress(), capture.missed()), asks_conntrack=backends is not None)
-        output, where = _open_output(configuration)
+        output, where, lines = _open_output(configuration)
         new_enricher = partial(make_enricher, host_processes=host_processes, backends=backends)
         interval_s = configuration.capture.drain_interval_ms / 1000
         agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=listening)
@@ -89,6 +91,10 @@ def run_agent(
         manager.ready(f"capturing, to {where}")
         output.event(started(capture.hooks))
         agent.run(signals, duration_s, life)
+    if lines is not None and lines.problem:
+        raise OutputError(
+            f"standard output could not be written ({lines.problem}): what is missing there is counted as lost"
+        )
 
 
 def calm_collector() -> None:
@@ -97,12 +103,18 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry, str]:
+def _standard_output(encoding: str) -> Lines:
+    return Lines(FileIO(sys.stdout.fileno(), "wb", closefd=False), encoding=encoding)
+
+
+def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry, str, Lines | None]:
+    """Return the output, what it is called, and the lines on standard output that it writes, if it does."""
     kind = output_kind(configuration.export)
     if kind is OutputKind.CONSOLE:
+        lines = _standard_output(sys.stdout.encoding)
         colour = colour_wanted(sys.stdout, os.environ)
-        console = ConsoleOutput(sys.stdout, colour=colour, width=terminal_width(sys.stdout))
-        return ConsoleView(console, sys.stdout), "the console"
+        console = ConsoleOutput(lines, colour=colour, width=partial(terminal_width, sys.stdout))
+        return ConsoleView(console, lines), "the console", lines
     resource = agent_resource(
         os.uname(),
         instance_id=str(uuid.uuid4()),
@@ -110,7 +122,7 @@ def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry,
         node_name=os.environ.get(NODE_NAME_VARIABLE),
     )
     if kind is OutputKind.JSON:
-        sink = JsonLines(FileIO(sys.stdout.fileno(), "wb", closefd=False))
-        return Telemetry(configuration, resource, sink), "standard output as OTLP JSON"
+        lines = _standard_output("utf-8")
+        return Telemetry(configuration, resource, JsonLines(lines)), "standard output as OTLP JSON", lines
     places = dict.fromkeys(endpoint.url for endpoint in resolve(configuration.export).values())
-    return Telemetry(configuration, resource, OtlpExporter(configuration.export)), ", ".join(places)
+    return Telemetry(configuration, resource, OtlpExporter(configuration.export)), ", ".join(places), None

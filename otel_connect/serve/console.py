@@ -1,15 +1,17 @@
 """The live view: one aligned line for each attempt, for a terminal or a pipe.
 
-The columns keep the order of BCC's tcpv4connect (PID, COMM, SADDR, DADDR, DPORT) and add what it cannot
-say: when, who else, what became of it and how long that took. The addresses come last, because they alone
-vary much in length: 15 cells do for IPv4 and short IPv6 addresses, and when a longer one turns up the column
-grows, for good. A terminal too narrow for everything loses the least telling columns; an address is never
-cut, so at worst a long one moves the port behind it. The name of the server comes last of all, in a column that
-appears with the first name and takes the room that is left.
+The columns keep the order of BCC's tcpv4connect (PID, COMM, SADDR, DADDR) and add what it cannot say: when, who else,
+what became of it and how long that took. Last comes PEER: what the program meant to reach, by name where one was
+observed, else by address. It takes the room that is left, so that the most telling text is never crowded out; a name
+that is too long loses its end, never its port, and an address is never cut, since nothing stands behind it.
+
+A terminal too narrow for everything loses the least telling columns: docs/decisions/0059 has the order. Its width is
+asked for each batch, so that the view follows a window that is resized.
 
 Only SGR codes of this module reach the terminal; every name goes through :func:`text.safe`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from os import get_terminal_size
@@ -18,6 +20,7 @@ from typing import NamedTuple, TextIO
 from otel_connect.errnos import errno_name
 from otel_connect.model import Attempt, Outcome
 from otel_connect.serve import text
+from otel_connect.serve.lines import Lines
 
 _RESET = "\x1b[0m"
 _BOLD = "\x1b[1m"
@@ -36,7 +39,9 @@ _COLOURS = dict.fromkeys(Outcome, _RED) | {
 
 # Steps in which an address column grows: IPv4; nearly any address with a "::" in it; any IPv6 address.
 _ADDRESS_CELLS = (15, 26, 39)
-_NAME_CELLS = (15,)
+_PENDING_LINES = 20  # of one batch: more than a screenful says less than their number
+_DESTINATIONS = 3
+_USUAL_WIDTH = 80  # of a terminal that does not say
 
 
 class _Column(NamedTuple):
@@ -50,6 +55,16 @@ class _Column(NamedTuple):
     """Never cut."""
     gap: int = 1
     """Spaces after it."""
+
+
+def peer(attempt: Attempt) -> str:
+    """Write where an attempt went as ``name:port``, or ``address:port`` where no name was observed."""
+    address, port = attempt.event.target
+    server = attempt.named.server
+    if server is None:
+        return text.endpoint(address, port)
+    asked = server.port_beside(port)
+    return text.safe(server.name) + ("" if asked is None else f":{asked}")
 
 
 def _process(attempt: Attempt) -> str:
@@ -75,77 +90,85 @@ def _address(address: str | None) -> str:
     return text.ABSENT if address is None else text.safe(address)
 
 
-def _name(attempt: Attempt) -> str:
-    server = attempt.named.server
-    return "" if server is None else text.safe(server.name)
-
-
-def _port(attempt: Attempt) -> str:
-    _, port = attempt.event.target
-    return text.ABSENT if port is None else str(port)
-
-
 _TIME = "TIME"  # its value depends on the time zone, so it is made where that is known
+_PROCESS = "PROCESS"
 _OUTCOME = "OUTCOME"
 _REASON = "ERRNO"
 _LOCAL = "LOCAL"
+_ADDRESS = "ADDRESS"
 _PEER = "PEER"
-_NAME = "NAME"
 _COLUMNS = (
     _Column("PID", 7, lambda attempt: str(attempt.event.pid), right=True),
-    _Column("PROCESS", 15, _process),
+    _Column(_PROCESS, 15, _process),
     _Column("COMM", 15, lambda attempt: text.safe(attempt.event.comm)),
     _Column("USER", 8, _user),
     _Column(_OUTCOME, 11, lambda attempt: attempt.verdict.outcome.value),
     _Column(_REASON, 13, _reason),
     _Column("DURATION", 8, lambda attempt: text.duration(attempt.event.duration_ns), right=True, gap=2),
     _Column(_LOCAL, 15, lambda attempt: _address(attempt.event.local_address), steps=_ADDRESS_CELLS, whole=True),
-    _Column(_PEER, 15, lambda attempt: _address(attempt.event.target[0]), steps=_ADDRESS_CELLS, whole=True),
-    _Column("PORT", 5, _port),
-    _Column(_NAME, 0, _name, steps=_NAME_CELLS),
+    _Column(_ADDRESS, 15, lambda attempt: _address(attempt.event.target[0]), steps=_ADDRESS_CELLS, whole=True),
+    _Column(_PEER, 21, peer),
 )
-_INDISPENSABLE = frozenset({"PID", "PROCESS", _OUTCOME, "DURATION", _PEER, "PORT"})
-_BY_USE = (_TIME, _NAME, _REASON, _PEER, _LOCAL, "USER", "COMM")  # the peer: its growth
+# What a terminal shows at least, 60 cells of it, and what it adds as it becomes wider, each step if there is room.
+_LEAST = {"PID": 7, _PROCESS: 10, _OUTCOME: 11, "DURATION": 8, _PEER: 19}
+_STEPS = (
+    *((_REASON, 13), (_PEER, 21), (_PROCESS, 12), (_TIME, 12), (_PROCESS, 15), (_PEER, 30)),
+    *((_ADDRESS, 15), (_LOCAL, 15), ("USER", 8), ("COMM", 15)),
+)
 
 
 class ConsoleOutput:
-    """Writes attempts as aligned lines to a text stream, flushed once per batch.
+    """Writes attempts as aligned lines, all of a batch at once.
 
-    ``width`` is the terminal's, ``None`` for a pipe or file: then no column is left out, and the header is
-    written only once. ``zone`` is the time zone shown, by default the local one.
-    A closed pipe is the caller's to handle: BrokenPipeError passes through.
+    ``width`` tells how wide the terminal is at the moment, ``None`` for a pipe or file: then no column is left out, and
+    the header is written only once. ``zone`` is the time zone shown, by default the local one.
     """
 
-    def __init__(self, stream: TextIO, *, colour: bool, width: int | None, zone: tzinfo | None = None) -> None:
-        self._stream = stream
+    def __init__(
+        self, lines: Lines, *, colour: bool, width: Callable[[], int | None], zone: tzinfo | None = None
+    ) -> None:
+        self._lines = lines
         self._colour = colour
         self._width = width
         self._zone = zone
         self._possible = [_Column(_TIME, 12, self._time), *_COLUMNS]
+        self._named = False
         self._columns: list[_Column] = []  # none before the header
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
-        """Write one line for each attempt; the first call, even with none, writes the header first."""
-        lines = [*self._header(attempts), *map(self._line, attempts)]
-        if lines:
-            self._stream.write(self._encodable("\n".join(lines) + "\n"))
-            self._stream.flush()
+    def write(self, attempts: Sequence[Attempt]) -> int:
+        """Write one line for each attempt, and return how many attempts could not be shown.
+
+        The first call, even with none, writes the header first. Many attempts without an end are one line together.
+        """
+        header = self._header(attempts)
+        pending = [attempt for attempt in attempts if attempt.verdict.outcome is Outcome.PENDING]
+        if len(pending) <= _PENDING_LINES:
+            pending = []
+        single = [attempt for attempt in attempts if attempt.verdict.outcome is not Outcome.PENDING or not pending]
+        lines = [*header, *map(self._line, single), *([_together(pending)] if pending else [])]
+        written = self._lines.write(lines) if lines else 0
+        if written < len(header):
+            self._columns = []  # it is due again
+        shown = max(0, written - len(header))
+        return len(attempts) - min(shown, len(single)) - (len(pending) if shown > len(single) else 0)
 
     def _header(self, attempts: Sequence[Attempt]) -> list[str]:
-        """Fit the columns to the batch; return the header where one is due."""
-        possible = [_grown(column, attempts) for column in self._possible]
-        if self._columns and possible == self._possible:
-            return []
-        before, self._columns = self._columns, _fitting(possible, self._width)
-        self._possible = possible
+        """Fit the columns to the batch and the terminal; return the header where one is due."""
+        self._possible = [_grown(column, attempts) for column in self._possible]
+        self._named = self._named or any(attempt.named.server is not None for attempt in attempts)
+        width = self._width()
+        before, self._columns = self._columns, _fitting(self._possible, width, named=self._named)
         # A person is told of a new layout; a program reading a pipe expects one header.
-        if before and (self._width is None or before == self._columns):
+        if before and (width is None or before[:-1] == self._columns[:-1]):
             return []
         titles = self._join([column.title for column in self._columns])
         return [f"{_BOLD}{titles}{_RESET}" if self._colour else titles]
 
     def _line(self, attempt: Attempt) -> str:
         values = [column.value(attempt) for column in self._columns]
+        if attempt.named.server is not None:
+            *_, room = self._columns
+            values[-1] = values[-1] if room.whole else shortened(values[-1], room.cells)
         if not self._colour:
             return self._join(values)
         if attempt.superseded:
@@ -155,7 +178,7 @@ class ConsoleOutput:
     def _join(self, values: Sequence[str], colours: Mapping[str, str] | None = None) -> str:
         parts: list[str] = []
         for column, value in zip(self._columns, values, strict=True):
-            shown = value if column.whole else text.cut(value, column.cells)
+            shown = value if column.whole or column.title == _PEER else text.cut(value, column.cells)
             part = text.pad(shown, column.cells, right=column.right)
             if colours and column.title in colours:
                 part = f"{colours[column.title]}{part}{_RESET}"
@@ -166,11 +189,6 @@ class ConsoleOutput:
         seconds, nanoseconds = divmod(attempt.event.start_unix_ns, 1_000_000_000)
         local = datetime.fromtimestamp(seconds, UTC).astimezone(self._zone)
         return f"{local:%H:%M:%S}.{nanoseconds // 1_000_000:03}"
-
-    def _encodable(self, lines: str) -> str:
-        """Escape what the stream's encoding has no bytes for, rather than fail in the middle of a line."""
-        encoding = getattr(self._stream, "encoding", None)
-        return lines if encoding is None else lines.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def errno_text(number: int) -> str:
@@ -188,9 +206,9 @@ def terminal_width(stream: TextIO) -> int | None:
     if not stream.isatty():
         return None
     try:
-        return get_terminal_size(stream.fileno()).columns or None
+        return get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
     except OSError:
-        return None
+        return _USUAL_WIDTH
 
 
 def _grown(column: _Column, attempts: Sequence[Attempt]) -> _Column:
@@ -198,29 +216,44 @@ def _grown(column: _Column, attempts: Sequence[Attempt]) -> _Column:
     if not column.steps or column.cells == column.steps[-1]:
         return column
     longest = max((len(column.value(attempt)) for attempt in attempts), default=0)
-    step = next((cells for cells in column.steps if longest <= cells), column.steps[-1]) if longest else 0
+    step = next((cells for cells in column.steps if longest <= cells), column.steps[-1])
     return column._replace(cells=max(column.cells, step))
 
 
-def _fitting(columns: Sequence[_Column], width: int | None) -> list[_Column]:
+def _fitting(columns: Sequence[_Column], width: int | None, *, named: bool) -> list[_Column]:
     """Return the columns that the width has room for, in their order."""
     if width is None:
-        return [column._replace(whole=True) if column.title == _NAME else column for column in columns]
-    by_title = {column.title: column for column in columns if column.cells}
-    chosen = {title: by_title[title] for title in _INDISPENSABLE}
-    chosen[_PEER] = chosen[_PEER]._replace(cells=_ADDRESS_CELLS[0])
-    room = width + 1 - sum(map(_span, chosen.values()))
-    for title in filter(by_title.__contains__, _BY_USE):
-        cost = _span(by_title[title]) - (_span(chosen[title]) if title in chosen else 0)
+        return [column._replace(whole=True) if column.title == _PEER else column for column in columns]
+    by_title = {column.title: column for column in columns}
+    chosen = dict(_LEAST)
+    room = width + 1 - sum(cells + by_title[title].gap for title, cells in chosen.items())
+    for title, least in _STEPS:
+        if title == _ADDRESS and not named:
+            continue  # PEER has it
+        cells = max(least, by_title[title].cells) if by_title[title].steps else least
+        cost = cells - chosen[title] if title in chosen else cells + by_title[title].gap
         if cost <= room:
-            chosen[title] = by_title[title]
+            chosen[title] = cells
             room -= cost
-    if _NAME in chosen:
-        chosen[_NAME] = chosen[_NAME]._replace(cells=chosen[_NAME].cells + room)
+    chosen[_PEER] += max(0, room)
     if _REASON not in chosen:
-        chosen[_OUTCOME] = chosen[_OUTCOME]._replace(value=_outcome_alone)
-    return [chosen[column.title] for column in columns if column.title in chosen]
+        by_title[_OUTCOME] = by_title[_OUTCOME]._replace(value=_outcome_alone)
+    return [by_title[title]._replace(cells=chosen[title]) for title in by_title if title in chosen]
 
 
-def _span(column: _Column) -> int:
-    return column.cells + column.gap
+def shortened(named: str, cells: int) -> str:
+    """Shorten ``name:port`` to that many cells, by the end of the name."""
+    if text.width(named) <= cells:
+        return named
+    name, colon, port = named.rpartition(":")
+    return text.cut(name, max(1, cells - len(colon + port))) + colon + port
+
+
+def _together(pending: Sequence[Attempt]) -> str:
+    """Say in one line how many attempts have no end yet, and to where most of them are."""
+    places = Counter(map(peer, pending)).most_common()
+    parts = [f"{count} to {place}" for place, count in places[:_DESTINATIONS]]
+    if rest := places[_DESTINATIONS:]:
+        others = "1 other peer" if len(rest) == 1 else f"{len(rest)} other peers"
+        parts.append(f"{sum(count for _, count in rest)} to {others}")
+    return f"{len(pending)} attempts still {Outcome.PENDING}: {', '.join(parts)}"

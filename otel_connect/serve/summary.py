@@ -1,5 +1,8 @@
 """The last words of a live view: what became of the attempts, which were slow, which failed, what was lost.
 
+A peer is what the programs meant to reach: a name and a port where a name was observed, else an address and a port. So
+the servers behind one name count together, and names that share one address do not.
+
 Memory is bounded: the first peers get a tally each, all later ones share one, so that every total stays
 exact however many peers there are.
 """
@@ -9,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from otel_connect.model import Attempt, Balance, Outcome, Verdict
 from otel_connect.serve import text
-from otel_connect.serve.console import errno_text
+from otel_connect.serve.console import errno_text, peer, shortened
 
 OTHER_PEERS = "other peers"
 
@@ -22,7 +25,7 @@ _NOT_FAILED = frozenset({Outcome.ESTABLISHED, Outcome.PENDING, Outcome.UNKNOWN})
 class Tally:
     """The attempts towards one peer, or towards all the other peers."""
 
-    __slots__ = ("attempts", "failures", "name", "slowest_by", "slowest_ns")
+    __slots__ = ("address", "attempts", "failures", "named", "several", "slowest_by", "slowest_ns")
 
     def __init__(self) -> None:
         self.attempts = 0
@@ -30,14 +33,20 @@ class Tally:
         self.slowest_ns = -1
         """The longest time an established attempt took; -1 before there is one."""
         self.slowest_by = ""
-        self.name: str | None = None
-        """Of the peer, as last observed."""
+        self.named = False
+        """The peer goes by a name, so that its addresses are worth a word."""
+        self.address: str | None = None
+        """The first of its addresses."""
+        self.several = False
+        """There are more."""
 
     def add(self, attempt: Attempt) -> None:
         """Count one attempt."""
+        address, _ = attempt.event.target
+        self.several = self.several or (self.attempts > 0 and address != self.address)
+        self.address = self.address if self.attempts else address
+        self.named = attempt.named.server is not None
         self.attempts += 1
-        if attempt.named.server is not None:
-            self.name = attempt.named.server.name
         outcome = attempt.verdict.outcome
         # Losing a race between addresses is how parallel dialling works: no failure of the peer.
         if outcome not in _NOT_FAILED and not attempt.superseded:
@@ -55,7 +64,8 @@ class Summary:
         self._max_peers = max_peers
         self.outcomes: Counter[Outcome] = Counter()
         self.superseded = 0
-        self.peers: dict[tuple[str | None, int | None], Tally] = {}
+        self.peers: dict[tuple[str, bool], Tally] = {}
+        """By what the peer is called, and whether that is a name: one may look like an address."""
         self.other_peers = Tally()
 
     def add(self, attempts: Iterable[Attempt]) -> None:
@@ -72,22 +82,25 @@ class Summary:
 
     def named_tallies(self) -> list[tuple[str, Tally]]:
         """Return every tally under the name a person knows it by."""
-        tallies = [(_peer(*peer, tally.name), tally) for peer, tally in self.peers.items()]
+        tallies = [(_called(name, tally), tally) for (name, _), tally in self.peers.items()]
         return [*tallies, (OTHER_PEERS, self.other_peers)]
 
     def _tally(self, attempt: Attempt) -> Tally:
-        peer = attempt.event.target
-        tally = self.peers.get(peer)
+        key = (peer(attempt), attempt.named.server is not None)
+        tally = self.peers.get(key)
         if tally is None:
             if len(self.peers) >= self._max_peers:
                 return self.other_peers
-            tally = self.peers[peer] = Tally()
+            tally = self.peers[key] = Tally()
         return tally
 
 
-def _peer(address: str | None, port: int | None, name: str | None) -> str:
-    endpoint = text.endpoint(address, port)
-    return endpoint if name is None else f"{endpoint} ({text.cut(text.safe(name), _NAME_CELLS)})"
+def _called(name: str, tally: Tally) -> str:
+    """Write a peer with the address behind its name."""
+    if not tally.named:
+        return name
+    address = text.ABSENT if tally.address is None else text.safe(tally.address)
+    return f"{shortened(name, _NAME_CELLS)} ({address}{', …' if tally.several else ''})"
 
 
 def render(summary: Summary, balance: Balance) -> list[str]:
@@ -139,16 +152,19 @@ def _named(verdict: Verdict) -> str:
     return verdict.outcome if verdict.errno is None else f"{verdict.outcome} {errno_text(verdict.errno)}"
 
 
-def _balance(balance: Balance) -> list[str]:
+def account_line(balance: Balance) -> str:
+    """Say in one line where every attempt is."""
     lost, pending = sum(balance.lost.values()), balance.in_progress + balance.in_ring + balance.waiting
     terms = f"shown {balance.shown} + in progress {pending} + lost {lost}"
     if balance.difference:
-        line = f"seen {balance.seen} ≠ {terms}: {balance.difference:+} unaccounted for, please report this"
-    else:
-        line = f"seen {balance.seen} = {terms}"
+        return f"seen {balance.seen} ≠ {terms}: {balance.difference:+} unaccounted for, please report this"
+    return f"seen {balance.seen} = {terms}"
+
+
+def _balance(balance: Balance) -> list[str]:
     by_count = sorted(balance.lost.items(), key=lambda item: -item[1])
     rows = [[f"  {reason}", str(count)] for reason, count in by_count if count]
-    lines = [line, *(["lost, by reason", *_align(rows, right=(1,))] if rows else [])]
+    lines = [account_line(balance), *(["lost, by reason", *_align(rows, right=(1,))] if rows else [])]
     if balance.probe_missed:
         lines.append(f"probes skipped by the kernel at most {balance.probe_missed} times: see docs/troubleshooting.md")
     return lines

@@ -130,9 +130,10 @@ class Keep:
     def __init__(self) -> None:
         self.batches: list[Sequence[Attempt]] = []
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
+    def write(self, attempts: Sequence[Attempt]) -> int:
         """Keep a batch."""
         self.batches.append(attempts)
+        return 0
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         """Everything has a record."""

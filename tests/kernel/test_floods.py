@@ -55,9 +55,10 @@ class Collected:
         """How many attempts were still going on at the end: somebody's on this host may be."""
         return sum(number for (_, outcome), number in self.recorded.items() if outcome is Outcome.PENDING)
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
+    def write(self, attempts: Sequence[Attempt]) -> int:
         self.recorded.update((attempt.event.pid, attempt.verdict.outcome) for attempt in attempts)
         self.programs.update((attempt.process.executable_name, attempt.verdict.outcome) for attempt in attempts)
+        return 0
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         for alike in tallied:

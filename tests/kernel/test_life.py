@@ -507,50 +507,6 @@ def test_what_an_earlier_run_left_is_recovered_and_in_the_account(tmp_path: Path
         assert (events["started"], events["stopped"]) == (2, 2)
 
 
-BROKEN = {
-    "full_output": (["--output", "json"], ">/dev/full"),
-    "full_console": (["--output", "console"], ">/dev/full"),
-    "no_output": (["--output", "json"], ">&-"),
-    "no_streams": (["--output", "json"], "<&- >&- 2>&-"),
-    "full_errors": (["--output", "json"], "2>/dev/full >/dev/null"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_streams_that_cannot_be_written_never_end_it(name: str, tmp_path: Path) -> None:
-    arguments, redirection = BROKEN[name]
-    listen = unix_listen(tmp_path)
-    command = ["sh", "-c", f'exec "$0" "$@" {redirection}', str(COMMAND), "run", *arguments]
-    with (
-        closed_port() as port,
-        subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OTEL_CONNECT_LISTEN": listen}
-        ) as agent,
-    ):
-        try:
-            await_until(Status(listen).reachable, 60)
-            seen = Status(listen).document()["balance"]["seen"]
-            connect(port)
-            await_until(lambda: Status(listen).document()["balance"]["seen"] > seen)
-            agent.terminate()
-            assert agent.wait(30) == 0
-            assert agent.stderr is not None
-            errors = agent.stderr.read()
-        finally:
-            agent.kill()
-    assert "Traceback" not in errors
-    assert "Exception ignored" not in errors
-    if redirection == ">/dev/full":
-        assert "standard output cannot be written (No space left on device)" in errors
-
-
-def test_an_answer_that_cannot_be_written_is_an_error() -> None:
-    with Path("/dev/full").open("w", encoding="ascii") as full:
-        ended = subprocess.run([COMMAND, "version"], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert ended.returncode == 74
-    assert ended.stderr == "otel-connect: standard output cannot be written (No space left on device)\n"
-
-
 def test_its_log_is_json_when_asked_for() -> None:
     with RunningAgent("--output", "json", "--log-format", "json") as agent:
         pass

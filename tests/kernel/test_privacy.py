@@ -125,7 +125,7 @@ def test_the_console_shows_no_more(place: NetworkNamespace, tmp_path: Path) -> N
     settings = configured(tmp_path, 'mask_addresses = "prefix"')
     with RunningAgent("--config", str(settings), "--output", "console") as agent:
         connect(place)
-        agent.until(lambda: sum(line.endswith(" 7003") for line in agent.output) >= 2)
+        agent.until(lambda: sum(line.endswith(":7003") for line in agent.output) >= 2)
     text = "\n".join((*agent.output, *agent.errors)).encode()
     assert not [address for address in WHOLE if address in text]
     assert text.count(b"10.77.166.0 ") >= 6

@@ -24,6 +24,7 @@ NOT_FOR_OPERATORS: Mapping[str, str] = {
     "enrich/conntrack.py": "a decoder's: the caller takes it for no answer",
     "enrich/redact.py": "tables of programs",
     "export/salvage.py": "a decoder's: the caller goes on with the next page",
+    "serve/console.py": "the console's lines of attempts",
     "serve/summary.py": "the console's account of attempts",
 }
 """Sentences in these are no messages; complaints in them are."""

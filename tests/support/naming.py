@@ -27,8 +27,9 @@ class Collected:
         self.tallied: list[Tallied] = []
         self.state: AgentState | None = None
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
+    def write(self, attempts: Sequence[Attempt]) -> int:
         self.attempts += attempts
+        return 0
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         self.tallied += tallied

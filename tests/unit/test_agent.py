@@ -101,8 +101,11 @@ class Collected:
         self.tallied: list[Tallied] = []
         self.throttles: list[ThrottleEvent] = []
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
+    unwritten = 0
+
+    def write(self, attempts: Sequence[Attempt]) -> int:
         self.attempts += attempts
+        return self.unwritten
 
     def count(self, tallied: Sequence[Tallied]) -> None:
         self.tallied += tallied
@@ -120,7 +123,7 @@ class Collected:
 class Hangup(Collected):
     """An output whose reader has gone."""
 
-    def write(self, attempts: Sequence[Attempt]) -> None:
+    def write(self, attempts: Sequence[Attempt]) -> int:
         del attempts
         raise BrokenPipeError
 
@@ -215,6 +218,7 @@ def test_every_loss_is_in_the_balance() -> None:
         "kernel_throttled": 0,
         "filtered": 0,
         "undecodable": 2,
+        "output_io": 0,
     }
     assert (output.closed.seen, output.closed.shown, output.closed.probe_missed) == (8, 1, 3)
 

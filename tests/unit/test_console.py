@@ -2,8 +2,8 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import UTC, timedelta, timezone
-from errno import EADDRNOTAVAIL, EHOSTUNREACH, ETIMEDOUT
+from datetime import UTC, timedelta, timezone, tzinfo
+from errno import EADDRNOTAVAIL, EHOSTUNREACH, ENOSPC, ETIMEDOUT
 from socket import AF_INET6
 from typing import Any
 
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from otel_connect.model import Attempt, Outcome, ServerName
 from otel_connect.serve import text
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, errno_text, terminal_width
+from otel_connect.serve.lines import Lines
 from tests.support.events import make_attempt
 
 LOCAL6 = "2001:db8:b6c0:1d00:a9b3:1c2f:88d1:4f2e"
 PEER6 = "2001:db8:4001:82a::200e"
+SHOP = ServerName("shop.example", "dns", "process")
 
 
 class FakeTerminal(io.StringIO):
@@ -27,20 +29,22 @@ class FakeTerminal(io.StringIO):
         return True
 
 
-class FakeClosedPipe(io.StringIO):
+class FakeClosedPipe(io.BytesIO):
     """A pipe whose reader has gone."""
 
-    def flush(self) -> None:
+    def write(self, data: Any, /) -> int:
+        del data
         raise BrokenPipeError
 
 
-class CountingStream(io.StringIO):
-    """Counts how often it is flushed."""
+class CountingStream(io.BytesIO):
+    """Counts how often it is written to."""
 
-    flushes = 0
+    writes = 0
 
-    def flush(self) -> None:
-        self.flushes += 1
+    def write(self, data: Any, /) -> int:
+        self.writes += 1
+        return super().write(data)
 
 
 def established(**changes: Any) -> Attempt:
@@ -56,12 +60,22 @@ def abandoned(**changes: Any) -> Attempt:
     return make_attempt(**({"outcome": Outcome.ABANDONED, "errno": None} | changes))
 
 
+def console_on(stream: io.BytesIO, *, encoding: str = "utf-8", zone: tzinfo = UTC) -> ConsoleOutput:
+    return ConsoleOutput(Lines(stream, encoding=encoding), colour=False, width=lambda: None, zone=zone)
+
+
 def lines(*batches: Sequence[Attempt], colour: bool = False, width: int | None = None) -> list[str]:
-    stream = io.StringIO()
-    console = ConsoleOutput(stream, colour=colour, width=width, zone=UTC)
-    for batch in batches:
-        console.write(batch)
-    return stream.getvalue().split("\n")[:-1]
+    return lines_of([(width, batch) for batch in batches], colour=colour)
+
+
+def lines_of(batches: Sequence[tuple[int | None, Sequence[Attempt]]], *, colour: bool = False) -> list[str]:
+    """Show each batch on a terminal that has this width at the time."""
+    widths = iter([width for width, _ in batches])
+    stream = io.BytesIO()
+    console = ConsoleOutput(Lines(stream), colour=colour, width=lambda: next(widths), zone=UTC)
+    for _, batch in batches:
+        assert console.write(batch) == 0
+    return stream.getvalue().decode().split("\n")[:-1]
 
 
 def starts(line: str, *values: str) -> list[int]:
@@ -86,55 +100,89 @@ VARIED = (
 
 
 GOLDEN = """\
-TIME             PID PROCESS         OUTCOME     ERRNO         DURATION  LOCAL           PEER            PORT
-22:13:20.123    4242 python3.11      established                  83 µs  10.1.2.3        10.1.2.80       443
-22:13:20.123    4242 curl            refused     ECONNREFUSED    0.4 ms  10.1.2.3        10.1.2.80       443
-22:13:20.123 4194303 curl            timed_out   ETIMEDOUT         31 s  10.1.2.3        10.1.2.80       443
-22:13:20.123    4242 curl            unreachable EHOSTUNREACH     3.1 s  10.1.2.3        10.1.2.80       443
-22:13:20.123    4242 curl            local_error EADDRNOTAVAIL    12 µs  –               10.1.2.80       443
-22:13:20.123    4242 curl            abandoned   (superseded)    250 ms  10.1.2.3        10.1.2.80       443
-22:13:20.123    4242 curl            pending                          –  10.1.2.3        10.1.2.80       65535
+TIME             PID PROCESS         OUTCOME     ERRNO         DURATION  PEER
+22:13:20.123    4242 python3.11      established                  83 µs  10.1.2.80:443
+22:13:20.123    4242 curl            refused     ECONNREFUSED    0.4 ms  10.1.2.80:443
+22:13:20.123 4194303 curl            timed_out   ETIMEDOUT         31 s  10.1.2.80:443
+22:13:20.123    4242 curl            unreachable EHOSTUNREACH     3.1 s  10.1.2.80:443
+22:13:20.123    4242 curl            local_error EADDRNOTAVAIL    12 µs  10.1.2.80:443
+22:13:20.123    4242 curl            abandoned   (superseded)    250 ms  10.1.2.80:443
+22:13:20.123    4242 curl            pending                          –  10.1.2.80:65535
 """
 
 
 def test_golden_lines() -> None:
-    assert lines(VARIED, width=110) == GOLDEN.splitlines()
+    assert lines(VARIED, width=100) == GOLDEN.splitlines()
 
 
 def test_a_pipe_gets_every_column() -> None:
     header, first, *_, last = lines(VARIED[:4])
-    columns = starts(header, "PROCESS", "COMM", "USER", "OUTCOME", "LOCAL")
-    assert starts(first, "python3.11", "gunicorn: worke", "alice", "established", "10.1.2.3") == columns
-    assert starts(last, "curl", "curl", "1001", "unreachable", "10.1.2.3") == columns
+    columns = starts(header, "PROCESS", "COMM", "USER", "OUTCOME", "LOCAL", "ADDRESS", "PEER")
+    assert starts(first, "python3.11", "gunicorn: worke", "alice", "established", "10.1.2.3", "10.1.2.80", "10.1.2.80:")
+    assert starts(last, "curl", "curl", "1001", "unreachable", "10.1.2.3", "10.1.2.80", "10.1.2.80:443") == columns
 
 
-def test_golden_lines_of_a_narrow_terminal() -> None:
-    assert lines(VARIED[:2], [abandoned(superseded=True)], width=80) == [
-        "TIME             PID PROCESS         OUTCOME     DURATION  PEER            PORT",
-        "22:13:20.123    4242 python3.11      established    83 µs  10.1.2.80       443",
-        "22:13:20.123    4242 curl            refused       0.4 ms  10.1.2.80       443",
-        "22:13:20.123    4242 curl            superseded    0.4 ms  10.1.2.80       443",
+def test_golden_lines_at_80_columns() -> None:
+    named = make_attempt(server=ServerName("db.example", "dns", "process", 5432))
+    batch = [*VARIED[:2], VARIED[4], named, abandoned(superseded=True)]
+    assert lines(batch, width=80) == [
+        "    PID PROCESS      OUTCOME     ERRNO         DURATION  PEER",
+        "   4242 python3.11   established                  83 µs  10.1.2.80:443",
+        "   4242 curl         refused     ECONNREFUSED    0.4 ms  10.1.2.80:443",
+        "   4242 curl         local_error EADDRNOTAVAIL    12 µs  10.1.2.80:443",
+        "   4242 curl         refused     ECONNREFUSED    0.4 ms  db.example:5432",
+        "   4242 curl         abandoned   (superseded)    0.4 ms  10.1.2.80:443",
     ]
+
+
+def test_golden_lines_at_60_columns() -> None:
+    named = make_attempt(server=ServerName("replica-17.db.example", "dns", "process"))
+    assert lines([VARIED[0], named, abandoned(superseded=True)], width=60) == [
+        "    PID PROCESS    OUTCOME     DURATION  PEER",
+        "   4242 python3.11 established    83 µs  10.1.2.80:443",
+        "   4242 curl       refused       0.4 ms  replica-17.db.…:443",
+        "   4242 curl       superseded    0.4 ms  10.1.2.80:443",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (60, "PID PROCESS OUTCOME DURATION PEER"),
+        (73, "PID PROCESS OUTCOME DURATION PEER"),
+        (74, "PID PROCESS OUTCOME ERRNO DURATION PEER"),
+        (80, "PID PROCESS OUTCOME ERRNO DURATION PEER"),
+        (91, "TIME PID PROCESS OUTCOME ERRNO DURATION PEER"),
+        (100, "TIME PID PROCESS OUTCOME ERRNO DURATION PEER"),
+        (119, "TIME PID PROCESS OUTCOME ERRNO DURATION ADDRESS PEER"),
+        (135, "TIME PID PROCESS OUTCOME ERRNO DURATION LOCAL ADDRESS PEER"),
+        (144, "TIME PID PROCESS USER OUTCOME ERRNO DURATION LOCAL ADDRESS PEER"),
+        (200, "TIME PID PROCESS COMM USER OUTCOME ERRNO DURATION LOCAL ADDRESS PEER"),
+    ],
+)
+def test_what_a_terminal_has_room_for(width: int, shown: str) -> None:
+    header, *_ = lines([make_attempt(server=ServerName("a.example", "dns", "process"))], width=width)
+    assert " ".join(header.split()) == shown
 
 
 def test_the_columns_of_tcpv4connect_are_there_in_its_order() -> None:
     header, line = lines([make_attempt(comm="worker", pid=77)])
-    starts(header, "PID", "COMM", "LOCAL", "PEER", "PORT")
-    starts(line, "77", "worker", "10.1.2.3", "10.1.2.80", "443")
+    starts(header, "PID", "COMM", "LOCAL", "ADDRESS", "PEER")
+    starts(line, "77", "worker", "10.1.2.3", "10.1.2.80", "10.1.2.80:443")
 
 
-@pytest.mark.parametrize("width", [None, 200])
+@pytest.mark.parametrize("width", [None, 240])
 def test_ipv4_and_ipv6_stay_aligned_where_there_is_room(width: int | None) -> None:
-    ipv6, ipv4 = by_ipv6(), established()
+    ipv6, ipv4 = by_ipv6(server=SHOP), established(server=SHOP)
     *_, header, first, second = lines([ipv6, ipv4], width=width)
-    columns = starts(header, "LOCAL", "PEER", "PORT")
-    assert starts(first, LOCAL6, PEER6, "443") == columns
-    assert starts(second, "10.1.2.3", "10.1.2.80", "443") == columns
+    columns = starts(header, "LOCAL", "ADDRESS", "PEER")
+    assert starts(first, LOCAL6, PEER6, "shop.example:443") == columns
+    assert starts(second, "10.1.2.3", "10.1.2.80", "shop.example:443") == columns
 
 
 def test_the_first_ipv6_address_widens_the_columns_for_good_and_repeats_the_header() -> None:
     ipv6, ipv4 = by_ipv6(), established()
-    shown = lines([ipv4], [ipv6], [ipv4], width=200)
+    shown = lines([ipv4], [ipv6], [ipv4], width=240)
     assert [line.split()[0] for line in shown].count("TIME") == 2
     assert starts(shown[1], "10.1.2.80") < starts(shown[2], "PEER") == starts(shown[4], "10.1.2.80")
 
@@ -143,22 +191,34 @@ def by_name(name: str = "shop.example", **changes: Any) -> Attempt:
     return established(server=ServerName(name, "dns", "process"), **changes)
 
 
-def test_the_first_name_opens_a_column_behind_the_port() -> None:
-    before, _, header, named, after = lines([established()], [by_name()], [established()], width=110)
-    assert before.endswith(" PORT")
-    assert header.endswith(" PORT  NAME")
-    assert starts(named, "10.1.2.80", "443", "shop.example") == starts(header, "PEER", "PORT", "NAME")
-    assert after.endswith(" 443")
+def test_the_first_name_opens_a_column_for_the_address_behind_it() -> None:
+    before, _, header, named, after = lines([established()], [by_name()], [established()], width=120)
+    assert "ADDRESS" not in before
+    assert starts(named, "10.1.2.80", "shop.example:443") == starts(header, "ADDRESS", "PEER")
+    assert starts(after, "10.1.2.80", "10.1.2.80:443") == starts(header, "ADDRESS", "PEER")
     assert "LOCAL" not in header  # says less
 
 
-def test_a_name_is_cut_by_the_terminal_alone() -> None:
+def test_a_name_is_cut_by_the_terminal_alone_and_keeps_its_port() -> None:
     long = "a." * 100 + "example"
-    *_, shown = lines([by_name(long)], width=120)
-    assert text.width(shown) == 120
-    assert shown.endswith("…")
-    assert lines([by_name(long)])[-1].endswith(f" {long}")
-    assert not lines([by_name()], width=80)[-1].endswith("example")
+    for width in (60, 80, 100, 120, 200):
+        *_, shown = lines([by_name(long)], width=width)
+        assert text.width(shown) == width
+        assert shown.endswith("…:443")
+    assert lines([by_name(long)])[-1].endswith(f" {long}:443")
+
+
+def test_the_port_beside_a_name_is_the_one_that_was_asked_for() -> None:
+    rewritten = established(server=ServerName("svc.example", "dns", "process", 80), peer_port=30080)
+    assert lines([rewritten], width=80)[-1].endswith(" svc.example:80")
+
+
+def test_a_resized_terminal_is_followed_with_a_new_header() -> None:
+    batch = [make_attempt()]
+    shown = lines_of([(80, batch), (80, batch), (200, batch), (60, batch), (62, batch), (None, batch)])
+    headers = [line.split() for line in shown if "PEER" in line]
+    assert [len(header) for header in headers] == [6, 10, 5]  # 62 cells have room for nothing further
+    assert len(shown) == 3 + 6
 
 
 def test_a_hostile_name_of_a_server_is_harmless() -> None:
@@ -171,20 +231,21 @@ def test_a_pipe_gets_one_header() -> None:
     assert sum(line.startswith("TIME") for line in shown) == 1
 
 
-def test_an_ipv6_peer_in_a_narrow_terminal_moves_only_its_own_port() -> None:
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_an_ipv6_peer_is_whole_and_moves_nothing(width: int) -> None:
     ipv6, ipv4 = by_ipv6(), established()
-    header, *shown = lines([ipv4], [ipv6], [ipv4], width=80)
+    header, *shown = lines([ipv4], [ipv6], [ipv4], width=width)
     assert shown[0] == shown[2]
-    assert starts(shown[1], PEER6) == starts(header, "PEER")
-    assert shown[1].endswith(f"{PEER6} 443")
+    assert starts(shown[1], f"[{PEER6}]") == starts(header, "PEER")
+    assert shown[1].endswith(f"[{PEER6}]:443")
 
 
-@given(st.integers(0, 250), st.booleans())
-def test_no_layout_is_wider_than_the_terminal(width: int, ipv6: bool) -> None:
-    narrowest = len("    PID PROCESS         OUTCOME     DURATION  PEER            12345")
-    make = by_ipv6 if ipv6 else established
-    attempts = [make(peer_address="::1", peer_port=12345)]
-    assert max(map(len, lines(attempts, width=width))) <= max(width, narrowest)
+@given(st.integers(0, 250), st.sampled_from(["ipv4", "ipv6", "named"]))
+def test_no_layout_is_wider_than_the_terminal(width: int, kind: str) -> None:
+    make = by_ipv6 if kind == "ipv6" else established
+    server = ServerName("x" * 300, "dns", "process") if kind == "named" else None
+    attempts = [make(peer_address="::1", peer_port=12345, executable_name="y" * 40, server=server)]
+    assert max(map(text.width, lines(attempts, width=width))) <= max(width, 60)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +283,7 @@ def test_hostile_names_are_harmless_and_keep_the_alignment(name: str, colour: bo
 def test_any_comm_takes_one_line(comm: bytes) -> None:
     name = comm.decode("utf-8", "backslashreplace")
     header, line = lines([make_attempt(executable_name=name, comm=name)])
-    assert starts(line, "10.1.2.80", "443") == starts(header, "PEER", "PORT")
+    assert starts(line, "10.1.2.80", "10.1.2.80:443") == starts(header, "ADDRESS", "PEER")
     assert line.isprintable() or text.safe(line) == line
 
 
@@ -247,7 +308,7 @@ def test_colour_changes_nothing_else() -> None:
 def test_a_superseded_attempt_is_dimmed_as_a_whole() -> None:
     _, line = lines([abandoned(superseded=True)], colour=True)
     assert line.startswith("\x1b[2m")
-    assert line.endswith("443\x1b[0m")
+    assert line.endswith(":443\x1b[0m")
     assert line.count("\x1b") == 2
 
 
@@ -256,10 +317,9 @@ def test_the_header_comes_first_even_before_any_attempt() -> None:
 
 
 def test_the_time_is_that_of_the_zone() -> None:
-    stream = io.StringIO()
-    half_past = timezone(timedelta(hours=5, minutes=30))
-    ConsoleOutput(stream, colour=False, width=None, zone=half_past).write([make_attempt()])
-    assert "\n03:43:20.123 " in stream.getvalue()
+    stream = io.BytesIO()
+    console_on(stream, zone=timezone(timedelta(hours=5, minutes=30))).write([make_attempt()])
+    assert b"\n03:43:20.123 " in stream.getvalue()
 
 
 def test_the_comm_stands_in_for_an_unknown_executable() -> None:
@@ -267,27 +327,82 @@ def test_the_comm_stands_in_for_an_unknown_executable() -> None:
     assert "kworker" in line
 
 
-def test_one_flush_for_a_batch() -> None:
+def test_one_write_for_a_batch() -> None:
     stream = CountingStream()
-    console = ConsoleOutput(stream, colour=False, width=None, zone=UTC)
+    console = console_on(stream)
     console.write(VARIED)
     console.write([])
-    assert stream.flushes == 1
+    assert stream.writes == 1
 
 
 def test_a_closed_pipe_is_the_callers() -> None:
-    console = ConsoleOutput(FakeClosedPipe(), colour=False, width=None, zone=UTC)
     with pytest.raises(BrokenPipeError):
-        console.write([make_attempt()])
+        console_on(FakeClosedPipe()).write([make_attempt()])
 
 
 def test_what_the_encoding_lacks_is_escaped() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    console = ConsoleOutput(stream, colour=False, width=None, zone=UTC)
-    console.write([make_attempt(executable_name="naïve", local_address=None)])
-    assert rb"na\xefve" in raw.getvalue()
-    assert rb"\u2013" in raw.getvalue()
+    stream = io.BytesIO()
+    console_on(stream, encoding="ascii").write([make_attempt(executable_name="naïve", local_address=None)])
+    assert rb"na\xefve" in stream.getvalue()
+    assert rb"\u2013" in stream.getvalue()
+
+
+def pending(count: int, **changes: Any) -> list[Attempt]:
+    return [
+        make_attempt(outcome=Outcome.PENDING, errno=None, duration_ns=None, pid=pid, **changes) for pid in range(count)
+    ]
+
+
+def test_a_screenful_of_pending_attempts_has_a_line_each_and_more_have_one() -> None:
+    assert len(lines(pending(20))) == 21
+    many = [
+        *pending(4000),
+        *pending(200, server=SHOP),
+        *pending(90, peer_port=1),
+        *pending(9, peer_port=2),
+        *pending(1, peer_port=3),
+    ]
+    header, first, last = lines([make_attempt(), *many], width=80)
+    assert "PEER" in header
+    assert "refused" in first
+    assert last == (
+        "4300 attempts still pending: 4000 to 10.1.2.80:443, 200 to shop.example:443, 90 to 10.1.2.80:1,"
+        " 10 to 2 other peers"
+    )
+
+
+class Full(io.BytesIO):
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, data: Any, /) -> int:
+        if self.room == 0:
+            raise OSError(ENOSPC, "No space left on device")
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        return super().write(taken)
+
+
+@given(st.integers(0, 2000), st.integers(0, 30), st.integers(0, 30))
+def test_what_could_not_be_shown_is_counted_to_the_unit(room: int, singles: int, waiting: int) -> None:
+    stream = Full(room)
+    lost = console_on(stream).write([*(make_attempt() for _ in range(singles)), *pending(waiting)])
+    whole = stream.getvalue().decode().split("\n")[1:-1]  # but the header and what was torn off
+    together = waiting if waiting > 20 and whole and "still pending" in whole[-1] else 0
+    assert singles + waiting - lost == (len(whole) - 1 + together if together else len(whole))
+
+
+def test_a_header_that_was_lost_comes_again() -> None:
+    stream = Full(3)
+    console = console_on(stream)
+    assert console.write([make_attempt()]) == 1
+    stream.room = 1 << 20
+    assert console.write([make_attempt()]) == 0
+    torn, header, line = stream.getvalue().decode().splitlines()
+    assert (torn, header.split()[0], line.split()[0]) == ("TIM", "TIME", "22:13:20.123")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +423,7 @@ def test_colour_is_for_terminals_and_never_forced(terminal: bool, environ: Mappi
 
 def test_what_is_no_terminal_has_no_width() -> None:
     assert terminal_width(io.StringIO()) is None
-    assert terminal_width(FakeTerminal()) is None  # claims to be one, but has no descriptor to ask
+    assert terminal_width(FakeTerminal()) == 80  # claims to be one, but has no descriptor to ask
 
 
 def test_an_errno_is_shown_by_its_name_or_else_by_its_number() -> None:
@@ -319,4 +434,4 @@ def test_an_errno_is_shown_by_its_name_or_else_by_its_number() -> None:
 
 def test_an_attempt_that_failed_before_it_had_a_peer_shows_what_was_asked_for() -> None:
     attempt = make_attempt(peer_address=None, peer_port=None, requested_address="192.0.2.9", requested_port=81)
-    assert lines([attempt])[-1].split()[-2:] == ["192.0.2.9", "81"]
+    assert lines([attempt])[-1].split()[-2:] == ["192.0.2.9", "192.0.2.9:81"]

@@ -26,6 +26,7 @@ from otel_connect.figures import NO_FIGURES, AgentState
 from otel_connect.json_output import JsonLines
 from otel_connect.model import Balance, Detail, Outcome, Request, Signal, Tallied, ThrottleEvent, Withheld
 from otel_connect.outputs import Telemetry
+from otel_connect.serve.lines import Lines
 from tests.support.events import make_attempt
 
 CONFIGURATION = Configuration(
@@ -254,7 +255,7 @@ def test_a_throttle_event_is_a_record_in_no_account(caplog: pytest.LogCaptureFix
 
 def test_json_lines_are_one_request_each() -> None:
     stream = io.BytesIO()
-    output = telemetry(JsonLines(stream))
+    output = telemetry(JsonLines(Lines(stream)))
     output.write([make_attempt()])
     output.close(state(1))
     assert {next(iter(json.loads(line))) for line in stream.getvalue().splitlines()} == {
@@ -329,6 +330,9 @@ class Full:
         self.written += taken
         return len(taken)
 
+    def isatty(self) -> bool:
+        return False
+
 
 def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     request = encode_event(started(["a" * 200_000]), ResourceMessage(), 1)._replace(records=1)
@@ -336,7 +340,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     os.set_blocking(writing, False)
     read: list[bytes] = []
     with io.FileIO(reading) as reader, io.FileIO(writing, "wb") as stream:
-        sink = JsonLines(stream, pause=lambda _seconds: read.append(reader.read(1 << 20) or b""))
+        sink = JsonLines(Lines(stream, pause=lambda _seconds: read.append(reader.read(1 << 20) or b"")))
         sink.put(request)
         stream.close()
         line = b"".join([*read, *iter(lambda: reader.read(1 << 20) or b"", b"")])
@@ -348,10 +352,10 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
 def test_what_cannot_be_written_is_counted_and_costs_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
     request = encode_event(started(["a"]), ResourceMessage(), 1)._replace(records=5)
     whole = io.BytesIO()
-    JsonLines(whole).put(request)
+    JsonLines(Lines(whole)).put(request)
     line = whole.getvalue()
     disk = Full(room=len(line) + 3)
-    sink = JsonLines(disk)
+    sink = JsonLines(Lines(disk))
     for _ in range(3):
         sink.put(request)
     disk.room = 1 << 20

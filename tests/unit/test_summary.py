@@ -21,6 +21,7 @@ ATTEMPTS = st.lists(
         peer_address=st.none() | st.integers(0, 9).map("10.0.0.{}".format),
         peer_port=st.none() | st.integers(1, 3),
         duration_ns=st.none() | st.integers(0, 10**12),
+        server=st.none() | st.builds(ServerName, st.sampled_from(["a", "b" * 90]), st.just("dns"), st.just("process")),
     ),
     max_size=40,
 )
@@ -178,7 +179,38 @@ def test_skipped_probes_are_said_beside_the_balance() -> None:
     ]
 
 
-def test_a_peer_is_shown_with_its_name() -> None:
+def test_a_peer_is_shown_with_its_name_and_the_address_behind_it() -> None:
     named = make_attempt(server=ServerName("shop.example\x1b", "dns", "process"))
-    lines = render(summed(make_attempt(), named), balanced(2))
-    assert section(lines, "most failures") == ["  10.1.2.80:443 (shop.example\\x1b)  2 of 2  refused ECONNREFUSED"]
+    lines = render(summed(named, named), balanced(2))
+    assert section(lines, "most failures") == ["  shop.example\\x1b:443 (10.1.2.80)  2 of 2  refused ECONNREFUSED"]
+
+
+def test_names_that_share_an_address_are_told_apart() -> None:
+    names = [ServerName(name, "dns", "process") for name in ("a.example", "b.example")]
+    attempts = [make_attempt(server=names[0])] * 3 + [make_attempt(server=names[1])] * 2 + [make_attempt()]
+    lines = render(summed(*attempts), balanced(6))
+    assert lines[0] == "6 attempts to 3 peers"
+    assert [row.split("  ")[1:3] for row in section(lines, "most failures")] == [
+        ["a.example:443 (10.1.2.80)", "3 of 3"],
+        ["b.example:443 (10.1.2.80)", "2 of 2"],
+        ["10.1.2.80:443", ""],
+    ]
+
+
+def test_the_addresses_behind_one_name_count_together() -> None:
+    db = ServerName("db.example", "dns", "process", 5432)
+    attempts = [make_attempt(server=db, peer_address=f"10.0.0.{last}", peer_port=6000 + last) for last in (1, 2, 3)]
+    lines = render(summed(*attempts), balanced(3))
+    assert lines[0] == "3 attempts to 1 peer"
+    assert section(lines, "most failures") == ["  db.example:5432 (10.0.0.1, …)  3 of 3  refused ECONNREFUSED"]
+
+
+def test_a_name_that_looks_like_an_address_is_not_taken_for_one() -> None:
+    attempts = [make_attempt(server=ServerName("10.1.2.80", "hosts", "process")), make_attempt()]
+    assert render(summed(*attempts), balanced(2))[0] == "2 attempts to 2 peers"
+
+
+def test_a_long_name_keeps_its_port() -> None:
+    attempts = [make_attempt(server=ServerName("a" * 200 + ".example", "dns", "process"))]
+    (row,) = section(render(summed(*attempts), balanced(1)), "most failures")
+    assert row.startswith(f"  {'a' * 35}…:443 (10.1.2.80)  1 of 1")
