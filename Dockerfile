@@ -36,7 +36,7 @@ RUN /opt/pip/bin/pip --python /opt/otel-connect/bin/python install --no-cache-di
 FROM system
 LABEL org.opencontainers.image.title="otel-connect" \
     org.opencontainers.image.description="Every TCP connect attempt of a host, seen by eBPF, as OpenTelemetry logs, metrics and traces." \
-    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.licenses="Apache-2.0 AND (MIT OR GPL-2.0-only)" \
     org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim"
 COPY --from=environment /opt/otel-connect /opt/otel-connect
 COPY --from=package /package /

@@ -175,7 +175,7 @@ def test_what_the_image_says_of_itself(image: str) -> None:
     assert configuration["Cmd"] == ["run"]
     assert configuration["StopSignal"] == "SIGTERM"
     assert described["Healthcheck"]["Test"] == ["CMD", "otel-connect", "health"]
-    assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0 AND (MIT OR GPL-2.0-only)"
 
 
 def test_its_size_and_what_most_of_it_is_are_as_documented(image: str, container: list[str]) -> None:
