@@ -8,7 +8,7 @@ stage=${1:?usage: tools/setup.sh run|test}
 packages=(python3-bpfcc python3-venv)
 lock=requirements/run.txt
 if [ "$stage" = test ]; then
-    packages+=(bpftool ca-certificates curl default-jdk-headless e2fsprogs gcc iproute2 libc6-dev nftables nodejs openssl
+    packages+=(bpftool ca-certificates curl default-jdk-headless e2fsprogs gcc iproute2 jq libc6-dev nftables nodejs openssl
         perl-base python3-dev strace systemd util-linux)
     lock=requirements/dev.txt
 fi
