@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,18 @@ def test_json_lines_are_otlp() -> None:
         agent.until(lambda: len(agent.attempts(client.pid)) == 1)
     kinds = {next(iter(json.loads(line))) for line in agent.output}
     assert kinds == {"resourceLogs", "resourceSpans", "resourceMetrics"}
+
+
+@pytest.mark.parametrize(("requested", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+def test_the_unspecified_address_is_kept_as_what_was_requested(requested: str, reached: str) -> None:
+    family = socket.AF_INET6 if ":" in reached else socket.AF_INET
+    with RunningAgent("--output", "json") as agent, socket.create_server((reached, 0), family=family) as server:
+        port = server.getsockname()[1]
+        argv = [sys.executable, "-c", f"import socket; socket.socket({int(family)}).connect(({requested!r}, {port}))"]
+        client = subprocess.Popen(argv)
+        assert client.wait(30) == 0
+        agent.until(lambda: len(agent.attempts(client.pid)) == 1)
+        (attempt,) = agent.attempts(client.pid)
+    assert attempt["attributes"]["network.peer.address"] == reached
+    assert attempt["attributes"]["otel_connect.requested.address"] == requested
+    assert attempt["attributes"]["otel_connect.requested.port"] == port

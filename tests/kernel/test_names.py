@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,6 +167,44 @@ def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(plac
 def test_addresses_of_version_6_have_names_too(place: Place, server: str) -> None:
     with Resolver(RECORDS, place.namespace, [server]):
         assert place.named(python("web.test", 6), server=server) == ServerName("web.test", "dns", "process")
+
+
+@contextmanager
+def translated(place: Place, server: str, way: str) -> Iterator[str]:
+    """Have questions to an address answered by another one (DNAT), in the network namespace of who asks."""
+    asked = "10.53.9.53"
+    rules = (
+        "add table ip translated; add chain ip translated out { type nat hook output priority -100; };"
+        f" add rule ip translated out ip daddr {asked} udp dport 53 dnat to {server}"
+    )
+    place.namespace.ip(f"route add {asked}/32 {way}")
+    assert place.namespace.run(["nft", rules]).returncode == 0
+    try:
+        yield asked
+    finally:
+        place.namespace.run(["nft", "delete table ip translated"])
+        place.namespace.ip(f"route del {asked}/32")
+
+
+def test_a_name_server_whose_address_is_translated_gives_names_without_a_process(place: Place) -> None:
+    """The packets bear the address that the question went to in the end, the socket the one that was asked for."""
+    with NetworkNamespace() as beside:
+        place.namespace.cable(beside, "moved", [("10.53.1.1/24", "10.53.1.53/24")])
+        with (
+            translated(place, "10.53.1.53", "via 10.53.1.53") as server,
+            Resolver({"moved.test": [("A", "127.0.0.86")]}, beside, ["10.53.1.53"]),
+        ):
+            found = place.named(python("moved.test"), server=server)
+    assert found == ServerName("moved.test", "dns", "namespace")
+
+
+def test_a_translated_name_server_in_the_same_network_namespace_gives_no_names(place: Place) -> None:
+    """Its answers are translated back before they pass, its questions are not: they do not belong together."""
+    with (
+        translated(place, "127.0.0.53", "dev lo") as server,
+        Resolver({"moved.test": [("A", "127.0.0.87")]}, place.namespace),
+    ):
+        assert place.named(python("moved.test"), server=server) is None
 
 
 def test_two_names_of_an_address_belong_to_who_asked_for_them(place: Place) -> None:
