@@ -1,6 +1,7 @@
 """The alerts of examples/alerts: promtool accepts each; it fires in one case, is quiet in another, has a runbook."""
 
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_it_says_how_bad_it_is_and_where_its_runbook_is(name: str) -> None:
         0
     ]
     assert len(runbook.split()) > 40, "a runbook says what it means, what to look at and what to do"
+
+
+def test_the_documented_line_makes_every_runbook_a_whole_address(tmp_path: Path) -> None:
+    [line] = re.findall(r"^\$ (sed -i .*)$", RUNBOOKS.read_text(encoding="utf-8"), re.MULTILINE)
+    [page] = re.findall(r"(https://[^#|]+)#", line)
+    shutil.copy(RULES, tmp_path)
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    text = (tmp_path / RULES.name).read_text(encoding="utf-8")
+    assert {name: rule["annotations"]["runbook_url"] for name, rule in alerts(text).items()} == {
+        name: f"{page}#{name.lower()}" for name in ALERTS
+    }
+    assert text.replace(f"{page}#", "docs/alerts.md#") == RULES.read_text(encoding="utf-8")
+    checked = promtool("check", "rules", RULES.name, folder=tmp_path)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_no_runbook_is_left_of_an_alert_that_is_gone() -> None:

@@ -23,7 +23,7 @@ EXAMPLES = PROJECT / "examples/kubernetes"
 README = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 VERSIONS = ("1.30", ".".join(kubernetes_validate.latest_version().split(".")[:2]))
 
-CUSTOM = {"ServiceMonitor", "OpenTelemetryCollector"}
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "OpenTelemetryCollector"}
 """Kinds that operators define; the API has no schema of them."""
 
 VALUES: dict[str, dict[str, Any]] = {
@@ -46,6 +46,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "podAnnotations": {"example.com/note": "yes"},
         "networkPolicy": {"from": [{"namespaceSelector": {}}]},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "runbookUrl": "https://wiki.example/alerts", "labels": {"release": "p"}},
     },
     "translated": {"conntrack": True},
     "least": {
@@ -123,6 +124,10 @@ def test_the_manifest_is_what_the_documented_line_writes() -> None:
         pytest.param({"exporter": {"endpoint": "collector:4318"}}, "endpoint", id="no_scheme"),
         pytest.param({"seccomp": {"profile": "none"}}, "profile", id="unknown"),
         pytest.param({"status": {"port": 80}}, "port", id="port_that_takes_a_privilege"),
+        pytest.param({"prometheusRule": {"enabled": True}}, "runbookUrl", id="alerts_without_their_page"),
+        pytest.param(
+            {"prometheusRule": {"enabled": True, "runbookUrl": "docs/alerts.md"}}, "runbookUrl", id="relative_page"
+        ),
     ],
 )
 def test_wrong_values_are_refused(wrong: dict[str, Any], named: str) -> None:
@@ -166,6 +171,22 @@ def test_the_profile_that_it_installs_is_the_one_of_the_image() -> None:
         installing["command"][-1]
         == "/seccomp/" + container(objects)["securityContext"]["seccompProfile"]["localhostProfile"]
     )
+
+
+def test_its_alerts_are_those_of_the_examples_with_a_runbook_that_can_be_opened() -> None:
+    page = "https://wiki.example/otel-connect/alerts"
+    made = rendered({"prometheusRule": {"enabled": True, "runbookUrl": page, "labels": {"release": "p"}}})[
+        "PrometheusRule"
+    ]
+    text = (PROJECT / "examples/alerts/otel-connect.rules.yml").read_text(encoding="utf-8")
+    assert made["metadata"]["labels"]["release"] == "p"
+    assert made["spec"] == yaml.safe_load(text.replace("docs/alerts.md#", f"{page}#"))
+    alerts = [rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    assert [rule["annotations"]["runbook_url"] for rule in alerts] == [
+        f"{page}#{rule['alert'].lower()}" for rule in alerts
+    ]
+    assert "PrometheusRule" not in rendered({})
 
 
 def test_the_agent_takes_what_it_is_given(tmp_path: Path) -> None:
