@@ -1,9 +1,11 @@
 """The live view on real terminals: of several widths, resized, without colours, closed; and what is no terminal."""
 
+import codecs
 import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import struct
@@ -45,6 +47,7 @@ class Terminal:
 
     def __init__(self, columns: int, *arguments: str, **environment: str) -> None:
         self._master, slave = pty.openpty()
+        self._enough, self._woken = socket.socketpair()
         self.shown = ""
         self._set_size(columns)
 
@@ -79,14 +82,23 @@ class Terminal:
     ) -> None:
         self.process.kill()
         self.process.communicate()
+        self.close()
+
+    def close(self) -> None:
+        """Close the terminal, as whoever closes its window does."""
+        self._enough.close()  # first nobody reads any more, or it would not be closed
         self._reader.join(10)
-        with suppress(OSError):
+        self._woken.close()
+        if self._master >= 0:
             os.close(self._master)
+            self._master = -1
 
     def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
         with suppress(OSError):  # EIO: nobody has the other end any more
-            while piece := os.read(self._master, 65536):
-                self.shown += piece.decode()
+            ends = [self._master, self._woken.fileno()]
+            while ends[1] not in select.select(ends, [], [])[0]:
+                self.shown += decoder.decode(os.read(self._master, 65536))
 
     def _set_size(self, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -155,7 +167,7 @@ class Starter:
 def test_what_matters_is_there_at_every_width(columns: int, client: Starter) -> None:
     with Terminal(columns) as terminal:
         pid = client.connect(ADDRESS, OF_LONG, UNNAMED)
-        await_until(lambda: len(terminal.of(pid)) == 3)
+        await_until(lambda: len(terminal.of(pid)) == 3, 30)
         named, long, unnamed = terminal.of(pid)
         assert named.endswith(f" {NAME}:{client.port}") or (columns == 60 and named.endswith(f"…:{client.port}"))
         assert long.endswith(f"…:{client.port}") or (columns == 200 and long.endswith(f"{LONG}:{client.port}"))
@@ -175,7 +187,7 @@ def test_a_window_that_is_resized_is_followed(client: Starter) -> None:
         for columns in (80, 200, 60, 100):
             terminal.resize(columns)
             pid = client.connect(ADDRESS)
-            await_until(lambda pid=pid: len(terminal.of(pid)) == 1)  # type: ignore[misc]
+            await_until(lambda pid=pid: len(terminal.of(pid)) == 1, 30)  # type: ignore[misc]
             (line,) = terminal.of(pid)
             header = [line for line in terminal.lines if line.endswith(" PEER")][-1]
             assert ("TIME" in header, "ERRNO" in header, "LOCAL" in header) == (
@@ -187,14 +199,14 @@ def test_a_window_that_is_resized_is_followed(client: Starter) -> None:
             assert len(line) <= columns
         before = terminal.lines
         pid = client.connect(ADDRESS)
-        await_until(lambda: len(terminal.of(pid)) == 1)
+        await_until(lambda: len(terminal.of(pid)) == 1, 30)
         assert sum(line.endswith(" PEER") for line in terminal.lines) == sum(line.endswith(" PEER") for line in before)
 
 
 def test_a_terminal_that_does_not_say_how_wide_it_is(client: Starter) -> None:
     with Terminal(0) as terminal:
         pid = client.connect(UNNAMED)
-        await_until(lambda: len(terminal.of(pid)) == 1)
+        await_until(lambda: len(terminal.of(pid)) == 1, 30)
         assert terminal.lines[0] == "    PID PROCESS      OUTCOME     ERRNO         DURATION  PEER"
 
 
@@ -205,7 +217,7 @@ def test_a_terminal_that_does_not_say_how_wide_it_is(client: Starter) -> None:
 def test_colours(environment: dict[str, str], coloured: bool, client: Starter) -> None:
     with Terminal(80, **environment) as terminal:
         pid = client.connect(UNNAMED)
-        await_until(lambda: len(terminal.of(pid)) == 1)
+        await_until(lambda: len(terminal.of(pid)) == 1, 30)
         terminal.stop()
         assert ("\x1b[31mrefused" in terminal.shown) is coloured
         assert ("\x1b" in terminal.shown) is coloured
@@ -227,9 +239,8 @@ def test_what_is_no_terminal_gets_every_column_and_no_colour(client: Starter) ->
 
 def test_a_terminal_that_is_closed_ends_the_agent(client: Starter) -> None:
     with Terminal(80) as terminal:
-        assert terminal.lines[0].endswith(" PEER")
-        os.close(terminal._master)
-        terminal._reader.join(10)
+        await_until(lambda: terminal.lines[0].endswith(" PEER"), 30)
+        terminal.close()
 
         def ended() -> bool:
             client.connect(UNNAMED)
@@ -254,7 +265,7 @@ def test_many_attempts_without_an_end_are_one_line(count: int, tmp_path: Path) -
         with Terminal(100, "--config", str(settings)) as terminal:
             most.wait_for_it(count - count // 4)
             few.wait_for_it(count // 4)
-            await_until(lambda: pending_in_kernel(most.port) + pending_in_kernel(few.port) == count)
+            await_until(lambda: pending_in_kernel(most.port) + pending_in_kernel(few.port) == count, 30)
             last = terminal.stop()
     summary = SUMMARY.search("\n".join(last))
     assert summary is not None
