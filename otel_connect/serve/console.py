@@ -109,7 +109,7 @@ _COLUMNS = (
     _Column(_ADDRESS, 15, lambda attempt: _address(attempt.event.target[0]), steps=_ADDRESS_CELLS, whole=True),
     _Column(_PEER, 21, peer),
 )
-# What a terminal shows at least, 60 cells of it, and what it adds as it becomes wider, each step if there is room.
+# What a terminal shows at least, 60 cells of it, and what it adds as it becomes wider, step by step.
 _LEAST = {"PID": 7, _PROCESS: 10, _OUTCOME: 11, "DURATION": 8, _PEER: 19}
 _STEPS = (
     *((_REASON, 13), (_PEER, 21), (_PROCESS, 12), (_TIME, 12), (_PROCESS, 15), (_PEER, 30)),
@@ -232,9 +232,10 @@ def _fitting(columns: Sequence[_Column], width: int | None, *, named: bool) -> l
             continue  # PEER has it
         cells = max(least, by_title[title].cells) if by_title[title].steps else least
         cost = cells - chosen[title] if title in chosen else cells + by_title[title].gap
-        if cost <= room:
-            chosen[title] = cells
-            room -= cost
+        if cost > room:
+            break  # or a wider terminal would lose what took its place
+        chosen[title] = cells
+        room -= cost
     chosen[_PEER] += max(0, room)
     if _REASON not in chosen:
         by_title[_OUTCOME] = by_title[_OUTCOME]._replace(value=_outcome_alone)
