@@ -223,8 +223,11 @@ def test_colours(environment: dict[str, str], coloured: bool, client: Starter) -
         assert ("\x1b" in terminal.shown) is coloured
 
 
-def test_what_is_no_terminal_gets_every_column_and_no_colour(client: Starter) -> None:
-    with RunningAgent(environment={"TERM": "xterm-256color", "COLUMNS": "60"}) as agent:
+def test_what_is_no_terminal_gets_every_column_and_no_colour(client: Starter, tmp_path: Path) -> None:
+    settings = tmp_path / "agent.toml"  # the summary has the five worst peers, and others on this machine may fail more
+    settings.write_text(f'[serve]\nlisten = "off"\n[[filter.allow]]\ncidr = "{ADDRESS}"\n')
+    environment = {"TERM": "xterm-256color", "COLUMNS": "60"}
+    with RunningAgent("--config", str(settings), environment=environment) as agent:
         pid = client.connect(ADDRESS)
         agent.until(lambda: any(f" {pid} " in line for line in agent.output))
     assert agent.output[0].split() == [
