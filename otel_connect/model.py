@@ -97,6 +97,7 @@ class ConnectEvent(NamedTuple):
     tid: int
     parent_pid: int
     uid: int
+    """The effective one, like gid."""
     gid: int
     process_start_boot_ns: int
     process_start_unix_ns: int

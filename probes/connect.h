@@ -42,7 +42,7 @@ struct otc_event {
 	__u32 pid;              /* what user space calls pid: the thread group's */
 	__u32 tid;
 	__u32 parent_pid;
-	__u32 uid;
+	__u32 uid; /* the effective one, like gid */
 	__u32 gid;
 	__u32 netns; /* inode number of the socket's network namespace */
 	__u32 cpu;

@@ -25,13 +25,15 @@ BPF_PERCPU_ARRAY(drafts, struct otc_text, 1);
 /* Who: always called in the context of the task that attempts. */
 static __always_inline void fill_process(struct otc_event *event)
 {
-	u64 task = bpf_get_current_task(), leader = 0, parent = 0, execs = 0;
-	u64 id = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
+	u64 task = bpf_get_current_task(), leader = 0, parent = 0, execs = 0, cred = 0;
+	u64 id = bpf_get_current_pid_tgid();
 
 	event->pid = id >> 32;
 	event->tid = id;
-	event->uid = user;
-	event->gid = user >> 32;
+	/* bpf_get_current_uid_gid() says the real ones, by which no permission is decided */
+	READ(cred, task, OFF_task_struct__cred);
+	READ(event->uid, cred, OFF_cred__euid);
+	READ(event->gid, cred, OFF_cred__egid);
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	READ(leader, task, OFF_task_struct__group_leader);

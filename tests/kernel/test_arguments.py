@@ -127,13 +127,12 @@ def test_the_pid_in_a_namespace(prefix: list[str], vpid: int | None, program: Pa
 
 def test_a_setuid_program(program: Path) -> None:
     other = Path(shutil.copy(program, program.with_name("setuid")))
-    os.chown(other, 1234, 0)
-    other.chmod(0o4755)
-    user = 65534
+    os.chown(other, 1234, 5678)
+    other.chmod(0o6755)
     with watching() as (watch, port):
-        with subprocess.Popen([other, str(port)], user=user, env={"OTEL_SERVICE_NAME": "cart"}) as client:
+        with subprocess.Popen([other, str(port)], user=65534, group=65534, env={"OTEL_SERVICE_NAME": "cart"}) as client:
             pass
         [(event, process, around)] = watch.take(client.pid)
-    assert (event.uid, process.owner) == (user, USERS[user])
+    assert (event.uid, event.gid, process.owner) == (1234, 5678, USERS[1234])  # the effective ones
     assert (process.executable_path, process.command) == (str(other), str(other))
     assert around.environment == (("OTEL_SERVICE_NAME", "cart"),)

@@ -44,15 +44,15 @@ def attempt(address: str, port: int, family: socket.AddressFamily = socket.AF_IN
         client.connect((address, port))
 
 
-def attempt_as(uid: int, address: str, port: int) -> int:
-    """Make an attempt in a child of another user; returns its pid."""
+def attempt_as(uid: int, address: str, port: int, ids: str = "reuid") -> int:
+    """Make an attempt in a child of another user, by its real and effective id or one of them; returns its pid."""
     code = (
         "import socket\n"
         f"with socket.socket() as client: client.connect_ex(({address!r}, {port}))\n"
     )  # fmt: skip
     pid = os.posix_spawn(
         "/usr/bin/setpriv",
-        ["setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", "-Sc", code],
+        ["setpriv", f"--{ids}={uid}", "--clear-groups", "/usr/bin/python3", "-Sc", code],
         {},
     )
     assert os.waitpid(pid, 0)[1] == 0
@@ -143,6 +143,14 @@ def test_a_user_is_filtered(capture: KernelCapture) -> None:
     pids = [attempt_as(uid, PLACE, 100) for uid in (UNUSED_UID, UNUSED_UID + 1)]
     records, tallies = taken(capture, *pids)
     assert (records, [(one.withheld, one.event.uid) for one in tallies]) == (1, [(Withheld.FILTERED, UNUSED_UID)])
+
+
+def test_the_effective_user_counts(capture: KernelCapture) -> None:
+    taken(capture)
+    capture.filter(NOTHING._replace(uids=frozenset({UNUSED_UID})))
+    pids = [attempt_as(UNUSED_UID, PLACE, 100, ids) for ids in ("ruid", "euid")]
+    records, tallies = taken(capture, *pids)
+    assert (records, [(one.event.pid, one.event.uid) for one in tallies]) == (1, [(pids[1], UNUSED_UID)])
 
 
 def test_more_rules_than_the_maps_hold_change_without_an_error(capture: KernelCapture) -> None:
