@@ -76,6 +76,8 @@ class EventFlag(IntFlag):
     """The address that the caller passed to connect() could be read."""
     CLOSED_IN_CALL = 16
     """The socket closed inside its own connect() call, before the call returned."""
+    KERNEL = 64
+    """Made by a thread of the kernel."""
 
 
 class ConnectEvent(NamedTuple):

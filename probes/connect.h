@@ -31,6 +31,7 @@ enum otc_ending {
 #define OTC_FLAG_MPTCP          4
 #define OTC_FLAG_REQUESTED      8  /* requested_* could be read from the caller's memory */
 #define OTC_FLAG_CLOSED_IN_CALL 16 /* the socket closed before its own connect() returned */
+#define OTC_FLAG_KERNEL         64 /* made by a thread of the kernel */
 
 /* One attempt: what was seen of it, no more. */
 struct otc_event {
@@ -102,7 +103,7 @@ struct otc_tally_key {
 	__u16 port;
 	__u8 ending;
 	__u8 hooks; /* of OTC_HOOK_SYN_SENT and, for OTC_RETURNED, OTC_HOOK_END */
-	__u8 flags; /* OTC_FLAG_REQUESTED or none */
+	__u8 flags; /* of OTC_FLAG_REQUESTED and OTC_FLAG_KERNEL */
 	__u8 socket_state;
 	__u8 shutdown;
 	__u8 withheld; /* enum otc_withheld */

@@ -17,6 +17,7 @@
 #define SOCK_STREAM     1
 #define SOCK_DGRAM      2
 #define O_NONBLOCK      04000
+#define PF_KTHREAD      0x00200000
 #define OTC_AF_INET     2
 #define OTC_AF_INET6    10
 #define OTC_IPPROTO_TCP 6

@@ -27,6 +27,7 @@ static __always_inline void fill_process(struct otc_event *event)
 {
 	u64 task = bpf_get_current_task(), leader = 0, parent = 0, execs = 0, cred = 0;
 	u64 id = bpf_get_current_pid_tgid();
+	u32 flags = 0;
 
 	event->pid = id >> 32;
 	event->tid = id;
@@ -34,6 +35,9 @@ static __always_inline void fill_process(struct otc_event *event)
 	READ(cred, task, OFF_task_struct__cred);
 	READ(event->uid, cred, OFF_cred__euid);
 	READ(event->gid, cred, OFF_cred__egid);
+	READ(flags, task, OFF_task_struct__flags);
+	if (flags & PF_KTHREAD)
+		event->flags |= OTC_FLAG_KERNEL;
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	READ(leader, task, OFF_task_struct__group_leader);

@@ -24,6 +24,7 @@ static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc
 	key->ending = event->ending;
 	key->ended = event->end_ns != 0;
 	key->hooks = event->hooks & OTC_HOOK_SYN_SENT;
+	key->flags = event->flags & OTC_FLAG_KERNEL;
 	if (event->ending == OTC_CLOSED) {
 		key->sk_err = event->sk_err;
 		key->sk_err_soft = event->sk_err_soft;
@@ -38,7 +39,7 @@ static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc
 		key->port = event->peer_port;
 		__builtin_memcpy(key->address, event->peer_address, 16);
 	} else if (event->flags & OTC_FLAG_REQUESTED) {
-		key->flags = OTC_FLAG_REQUESTED;
+		key->flags |= OTC_FLAG_REQUESTED;
 		key->address_family = event->requested_family;
 		key->port = event->requested_port;
 		__builtin_memcpy(key->address, event->requested_address, 16);
@@ -61,7 +62,7 @@ static __always_inline void forget_peer(struct otc_tally_key *key)
 	__builtin_memcpy(&middle, key->address + 8, 4);
 	if (key->address_family == OTC_AF_INET6 && !high && middle == OTC_MAPPED)
 		key->address_family = OTC_AF_INET;
-	key->flags = 0;
+	key->flags &= ~OTC_FLAG_REQUESTED;
 	key->netns = 0;
 	key->port = 0;
 	__builtin_memset(key->address, 0, 16);
@@ -74,6 +75,7 @@ static __always_inline void forget_process(struct otc_tally_key *key)
 	key->cgroup_id = 0;
 	key->pid = 0;
 	key->uid = 0;
+	key->flags &= ~OTC_FLAG_KERNEL;
 	__builtin_memset(key->comm, 0, 16);
 	key->detail = OTC_WITHOUT_PROCESS;
 }

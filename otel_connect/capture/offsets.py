@@ -53,6 +53,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_cred__euid": ("cred", "euid"),
     "OFF_cred__egid": ("cred", "egid"),
     "OFF_task_struct__cred": ("task_struct", "cred"),
+    "OFF_task_struct__flags": ("task_struct", "flags"),
     "OFF_task_struct__mm": ("task_struct", "mm"),
     "OFF_task_struct__fs": ("task_struct", "fs"),
     "OFF_task_struct__self_exec_id": ("task_struct", "self_exec_id"),

@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from otel_connect.enrich.cgroups import Whereabouts, whereabouts
 from otel_connect.enrich.published import SERVICE_NAME, from_environment
-from otel_connect.model import ConnectEvent, Process, Surroundings, Workload
+from otel_connect.model import ConnectEvent, EventFlag, Process, Surroundings, Workload
 
 ContextLookup = Callable[[int, int], Mapping[str, str] | None]
 """What a process, by pid and start time, publishes of itself now; ``None`` when nothing is to be had."""
@@ -31,6 +31,8 @@ _OF_THEIR_OWN = frozenset({SERVICE_NAME, _NAMESPACE, _INSTANCE, _CONTAINER, _POD
 
 # What an SDK calls a service when nobody has named it.
 _UNNAMED = "unknown_service"
+
+_KERNEL = "kernel"  # in place of the executable that its threads do not have: they are one service, however many
 
 
 class _Sources(NamedTuple):
@@ -94,7 +96,7 @@ class Workloads:
             from_environment(surroundings.environment),
             self._pod(place.container_id, place.pod_uid),
             place,
-            process.executable_name,
+            _KERNEL if event.flags & EventFlag.KERNEL else process.executable_name,
         )
 
     def _ask_again(self, event: ConnectEvent, sources: _Sources) -> _Sources:

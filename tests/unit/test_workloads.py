@@ -1,8 +1,10 @@
 """Whose telemetry an attempt is: precedence, what is remembered, and when a context is asked for again."""
 
+from typing import Any
+
 from otel_connect.enrich.cgroups import Whereabouts
 from otel_connect.enrich.workloads import LOOK_AGAIN_S, Workloads, workload
-from otel_connect.model import ConnectEvent, Process, Surroundings, Workload
+from otel_connect.model import ConnectEvent, EventFlag, Process, Surroundings, Workload
 from tests.support.events import make_event
 
 CURL = Process("curl", "/usr/bin/curl", "alice")
@@ -21,7 +23,7 @@ class Host:
         self.pods: dict[str, dict[str, str]] = {}
         self.workloads = Workloads(self._context, 4, self._pod, lambda: self.now)
 
-    def of(self, **changes: int) -> Workload:
+    def of(self, **changes: Any) -> Workload:
         return self.workloads.of(make_event(**changes), CURL, self._surroundings)
 
     def _context(self, pid: int, _start_boot_ns: int) -> dict[str, str] | None:
@@ -47,6 +49,13 @@ def test_whose_name_counts() -> None:
     assert workload(NOTHING, NOTHING, pod, unit, "x").service_name == "pod"
     assert workload(NOTHING, NOTHING, NOTHING, unit, "x").service_name == "unit"
     assert workload(NOTHING, NOTHING, NOTHING, Whereabouts(), "x").service_name == "unknown_service:x"
+
+
+def test_all_threads_of_the_kernel_are_one_service() -> None:
+    host = Host()
+    names = {host.of(pid=pid, comm=f"kworker/{pid}:0", flags=int(EventFlag.KERNEL)).service_name for pid in (7, 8)}
+    assert names == {"unknown_service:kernel"}
+    assert host.of(pid=9).service_name == "unknown_service:curl"
 
 
 def test_what_an_sdk_calls_a_service_without_a_name_is_no_name() -> None:
