@@ -76,6 +76,8 @@ class EventFlag(IntFlag):
     """The address that the caller passed to connect() could be read."""
     CLOSED_IN_CALL = 16
     """The socket closed inside its own connect() call, before the call returned."""
+    LOCKED = 32
+    """A task held the lock of the socket when it closed: a call of a program ended it, not the network or a timer."""
     KERNEL = 64
     """Made by a thread of the kernel."""
 
@@ -117,7 +119,9 @@ class ConnectEvent(NamedTuple):
     requested_address: str | None
     requested_port: int | None
     sk_err: int
+    """The error that ended it."""
     sk_err_soft: int
+    """An error that the network reported of it, and that did not end it by itself."""
     returned: int
     """What connect() returned: 0, or a negative errno; 0 when the exit was not seen (see ``hooks``)."""
     socket_state: int

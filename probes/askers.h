@@ -30,7 +30,8 @@ static __always_inline void tell_asker(struct otc_counters *count, u64 sk)
 		return;
 	}
 	fill_process(&socket);
-	fill_addresses(&socket, sk);
+	fill_peer(&socket, sk);
+	fill_local(&socket, sk);
 	asker.process_start_ns = socket.process_start_ns;
 	asker.at_ns = bpf_ktime_get_ns();
 	asker.pid = socket.pid;

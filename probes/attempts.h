@@ -9,7 +9,7 @@
  * a missed end leaves behind is deleted by the agent when it is stale, or replaced when the kernel
  * hands the same memory to a new socket. Not an LRU: that would drop attempts in silence.
  */
-BPF_HASH(in_progress, u64, struct otc_event, OTC_MAX_IN_PROGRESS);
+BPF_HASH(in_progress, u64, struct otc_attempt, OTC_MAX_IN_PROGRESS);
 
 /* An attempt that has ended gets a record, or is counted with those like it. */
 static __always_inline void emit(struct otc_counters *count, struct otc_event *event)
@@ -39,24 +39,29 @@ static __always_inline bool is_tcp(u64 sk)
 	return protocol == OTC_IPPROTO_TCP;
 }
 
-/* Where from and to: valid from SYN_SENT on, but for the local port, which is chosen a little later. */
-static __always_inline void fill_addresses(struct otc_event *event, u64 sk)
+/* Where to: valid from SYN_SENT on. */
+static __always_inline void fill_peer(struct otc_event *event, u64 sk)
 {
 	u64 net = 0;
 
 	READ(event->family, sk, OFF_sock__skc_family);
-	READ(event->local_port, sk, OFF_inet_sock__inet_sport);
 	READ(event->peer_port, sk, OFF_sock__skc_dport);
 	READ(net, sk, OFF_sock__skc_net);
 	READ(event->netns, net, OFF_net__inum);
-	if (event->family == OTC_AF_INET6) {
-		/* the v4 fields of a native v6 socket hold garbage */
-		READ(event->local_address, sk, OFF_sock__skc_v6_rcv_saddr);
+	if (event->family == OTC_AF_INET6) /* the v4 fields of a native v6 socket hold garbage */
 		READ(event->peer_address, sk, OFF_sock__skc_v6_daddr);
-	} else {
-		bpf_probe_read_kernel(event->local_address, 4, (void *)(sk + OFF_sock__skc_rcv_saddr));
+	else
 		bpf_probe_read_kernel(event->peer_address, 4, (void *)(sk + OFF_sock__skc_daddr));
-	}
+}
+
+/* Where from. Until a port has been chosen inet_sport is that of an earlier attempt on the socket. */
+static __always_inline void fill_local(struct otc_event *event, u64 sk)
+{
+	READ(event->local_port, sk, OFF_inet_sock__inet_sport);
+	if (event->family == OTC_AF_INET6)
+		READ(event->local_address, sk, OFF_sock__skc_v6_rcv_saddr);
+	else
+		bpf_probe_read_kernel(event->local_address, 4, (void *)(sk + OFF_sock__skc_rcv_saddr));
 }
 
 static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
@@ -76,31 +81,74 @@ static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
 		event->flags |= OTC_FLAG_NONBLOCKING;
 }
 
-/* What the socket says at the end of its attempt. */
-static __always_inline void fill_end(struct otc_event *event, u64 sk)
+/* What the socket says at the end of its attempt; returns whether a SYN was sent. */
+static __always_inline bool fill_end(struct otc_event *event, u64 sk)
 {
-	u64 socket = 0;
-	u32 soft = 0, state = 0, total = 0;
+	u32 sent = 0, total = 0;
 	u8 unanswered = 0;
 
 	event->end_ns = bpf_ktime_get_ns();
 	event->hooks |= OTC_HOOK_END;
-	fill_addresses(event, sk);
-	READ(event->sk_err, sk, OFF_sock__sk_err);
-	READ(soft, sk, OFF_sock__sk_err_soft);
-	if (soft)
-		event->sk_err_soft = soft;
-	READ(event->shutdown, sk, OFF_sock__sk_shutdown);
-	READ(socket, sk, OFF_sock__sk_socket);
-	if (socket)
-		READ(state, socket, OFF_socket__state);
-	event->socket_state = state;
+	READ(sent, sk, OFF_tcp_sock__segs_out); /* 0 at the beginning of every attempt, like total_retrans */
+	if (!sent)
+		return false;
+	fill_local(event, sk);
 	/* total_retrans lags while the neighbour is unresolved; icsk_retransmits is 0 once established */
 	READ(total, sk, OFF_tcp_sock__total_retrans);
 	READ(unanswered, sk, OFF_inet_connection_sock__icsk_retransmits);
 	if (total < unanswered)
 		total = unanswered;
 	event->syn_retransmits = total > 255 ? 255 : total;
+	return true;
+}
+
+/*
+ * The ICMP error that has been queued last since the attempt began, or 0. Of IPv4 each is queued before it
+ * acts, since Linux 5.10; of IPv6 only with IPV6_RECVERR.
+ */
+static __always_inline s32 queued_error(struct otc_attempt *attempt, u64 sk)
+{
+	u64 newest = 0;
+	u32 number = 0;
+	u8 origin = 0;
+
+	READ(newest, sk, OFF_sock__sk_error_queue_prev);
+	if (newest == attempt->newest_error || newest == sk + OFF_sock__sk_error_queue)
+		return 0;
+	READ(origin, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_origin);
+	if (origin != OTC_ORIGIN_ICMP && origin != OTC_ORIGIN_ICMP + 1)
+		return 0;
+	READ(number, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_errno);
+	return number;
+}
+
+/*
+ * Why it closed. sk_err may be gone: whoever is woken may take it by SO_ERROR, without the lock, before the
+ * state changes. Then the mark of a RST (note_reset) and the error queue still have it. Nothing of this may be
+ * from an earlier attempt: the kernel resets sk_err just before the SYN.
+ */
+static __always_inline void fill_cause(struct otc_attempt *attempt, u64 sk, bool sent)
+{
+	struct otc_event *event = &attempt->event;
+	u32 error = 0, soft = 0, state = 0, locked = 0;
+	u64 socket = 0;
+
+	READ(locked, sk, OFF_sock__sk_lock_owned);
+	if (locked)
+		event->flags |= OTC_FLAG_LOCKED;
+	READ(error, sk, OFF_sock__sk_err);
+	if (error && (sent || !locked))
+		event->sk_err = error;
+	READ(soft, sk, OFF_sock__sk_err_soft);
+	if (soft && soft != attempt->soft_error)
+		event->sk_err_soft = soft;
+	if (!event->sk_err && !event->sk_err_soft)
+		event->sk_err_soft = queued_error(attempt, sk);
+	READ(event->shutdown, sk, OFF_sock__sk_shutdown);
+	READ(socket, sk, OFF_sock__sk_socket);
+	if (socket)
+		READ(state, socket, OFF_socket__state);
+	event->socket_state = state;
 }
 
 /* The sequence is exact because attempts begin in process context only, with preemption off. */
@@ -114,59 +162,84 @@ static __always_inline void number(struct otc_event *event, struct otc_counters 
 static __always_inline void begin(struct otc_counters *count, u64 sk)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	struct otc_event event = {};
-	struct otc_event *unfinished;
+	struct otc_attempt attempt = {}, *unfinished;
+	struct otc_event *event = &attempt.event;
 	struct call *call;
+	u16 bound = 0;
 
 	unfinished = in_progress.lookup(&sk);
 	if (unfinished) {
-		unfinished->ending = OTC_REPLACED;
-		emit(count, unfinished);
+		unfinished->event.ending = OTC_REPLACED;
+		emit(count, &unfinished->event);
 		in_progress.delete(&sk);
 	}
 	if (thread >> 32 == OTC_OWN_PID) {
 		COUNT(count->own);
 		return;
 	}
-	event.start_ns = bpf_ktime_get_ns();
-	event.hooks = OTC_HOOK_SYN_SENT;
-	fill_process(&event);
-	tell(&event);
-	fill_addresses(&event, sk);
-	fill_blocking(&event, sk);
+	event->start_ns = bpf_ktime_get_ns();
+	event->hooks = OTC_HOOK_SYN_SENT;
+	fill_process(event);
+	tell(event);
+	fill_peer(event, sk);
+	fill_local(event, sk);
+	READ(bound, sk, OFF_sock__skc_num); /* 0 if the port is still to be chosen, whatever inet_sport says */
+	if (!bound)
+		event->local_port = 0;
+	fill_blocking(event, sk);
+	READ(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
+	READ(attempt.soft_error, sk, OFF_sock__sk_err_soft);
 	call = calls.lookup(&thread);
 	if (call && call->protocol != OTC_IPPROTO_UDP) {
 		call->attempt = sk;
-		fill_call(&event, call);
+		fill_call(event, call);
 	}
-	number(&event, count);
-	if (in_progress.update(&sk, &event))
+	number(event, count);
+	if (in_progress.update(&sk, &attempt))
 		COUNT(count->pending_full);
+}
+
+/* A RST is about to end an attempt: the errno that it is for the socket, as in tcp_reset(). */
+static __always_inline void note_reset(u64 sk)
+{
+	struct otc_attempt *attempt;
+	u8 state = 0;
+
+	READ(state, sk, OFF_sock__skc_state);
+	if (state != TCP_SYN_SENT && state != TCP_SYN_RECV)
+		return;
+	attempt = in_progress.lookup(&sk);
+	if (attempt)
+		attempt->event.sk_err = state == TCP_SYN_SENT ? ECONNREFUSED : ECONNRESET;
 }
 
 static __always_inline void end(struct otc_counters *count, u64 sk, int old, int new, bool first)
 {
 	u64 thread = bpf_get_current_pid_tgid();
+	struct otc_attempt *attempt;
 	struct otc_event *event;
 	struct call *call;
+	bool sent;
 
-	event = in_progress.lookup(&sk);
-	if (!event) {
+	attempt = in_progress.lookup(&sk);
+	if (!attempt) {
 		/* SYN_RECV: a server's socket */
 		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID)
 			COUNT(count->untracked);
 		return;
 	}
-	fill_end(event, sk);
+	event = &attempt->event;
+	sent = fill_end(event, sk);
 	if (new == TCP_ESTABLISHED) {
 		event->ending = OTC_ESTABLISHED;
 		READ(event->srtt_us, sk, OFF_tcp_sock__srtt_us);
 		event->srtt_us >>= 3; /* kept in eighths */
 	} else {
 		event->ending = OTC_CLOSED;
+		fill_cause(attempt, sk, sent);
 		call = calls.lookup(&thread);
-		if (!event->sk_err && call && call->attempt == sk) {
-			/* connect() itself gave up, e.g. for want of a port: its return value says why */
+		if (!event->sk_err && event->flags & OTC_FLAG_LOCKED && call && call->attempt == sk) {
+			/* connect() itself gave up: its return value says why, no port for example */
 			event->flags |= OTC_FLAG_CLOSED_IN_CALL;
 			return;
 		}
@@ -218,16 +291,20 @@ static __always_inline bool is_its_own(struct call *call, struct otc_event *even
 /* connect() returned for an attempt that the state hook saw begin. */
 static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned)
 {
+	struct otc_attempt *attempt;
 	struct otc_event *event;
 	u64 sk = call->attempt;
 	u32 soft = 0;
 
-	event = in_progress.lookup(&sk);
+	attempt = in_progress.lookup(&sk);
+	if (!attempt)
+		return;
+	event = &attempt->event;
 	/*
 	 * Mostly it has ended: on loopback the whole handshake runs inside the call. If its memory serves a
 	 * new attempt already, that is another thread's.
 	 */
-	if (!event || event->tid != (u32)bpf_get_current_pid_tgid())
+	if (event->tid != (u32)bpf_get_current_pid_tgid())
 		return;
 	event->hooks |= OTC_HOOK_EXIT;
 	event->returned = returned;
@@ -239,8 +316,8 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		in_progress.delete(&sk);
 		return;
 	}
-	/* an ICMP error that came while the socket was locked is only here, and gone once SO_ERROR is read */
+	/* an ICMPv6 error that came while the socket was locked is only here, and gone once SO_ERROR is read */
 	READ(soft, sk, OFF_sock__sk_err_soft);
-	if (soft)
+	if (soft && soft != attempt->soft_error)
 		event->sk_err_soft = soft;
 }

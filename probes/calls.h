@@ -46,11 +46,12 @@ static __always_inline u64 socket_of(u32 fd)
 /* Copy the address that the caller asks for, if its memory can be read now. */
 static __always_inline void read_requested(struct call *call)
 {
-	u8 address[28] = {}; /* sockaddr_in6; a sockaddr_in has 16 bytes and may end at an unmapped page */
+	u8 address[24] =
+		{}; /* a sockaddr_in6 up to its scope; a sockaddr_in has 16 and may end at an unmapped page */
 	long failed;
 
-	if (call->length >= 28)
-		failed = bpf_probe_read_user(address, 28, (void *)call->sockaddr);
+	if (call->length >= 24) /* SIN6_LEN_RFC2133: the kernel does without the scope */
+		failed = bpf_probe_read_user(address, 24, (void *)call->sockaddr);
 	else if (call->length >= 16)
 		failed = bpf_probe_read_user(address, 16, (void *)call->sockaddr);
 	else
@@ -58,6 +59,8 @@ static __always_inline void read_requested(struct call *call)
 	if (failed)
 		return;
 	__builtin_memcpy(&call->requested_family, address, 2);
+	if (call->requested_family == OTC_AF_INET6 && call->length < 24) /* EINVAL, whatever it says */
+		return;
 	__builtin_memcpy(&call->requested_port, address + 2, 2);
 	if (call->requested_family == OTC_AF_INET6)
 		__builtin_memcpy(call->requested_address, address + 8, 16);

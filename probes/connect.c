@@ -3,6 +3,7 @@
  * One record per TCP connect attempt; and a small one per process that asks a name server, if names are wanted.
  *
  *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt
+ *   raw tracepoint tcp_receive_reset     that a RST ends it, before anybody can know and take the errno
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
  *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed;
  *                                        who has connected a datagram socket to port 53
@@ -87,6 +88,13 @@ int end_attempt(struct bpf_raw_tracepoint_args *ctx)
 int end_attempt_again(struct bpf_raw_tracepoint_args *ctx)
 {
 	return end_of_attempt(ctx, false);
+}
+
+/* The tracepoint's argument is the socket that a valid RST came for. */
+int receive_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+	note_reset(ctx->args[0]);
+	return 0;
 }
 
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)

@@ -31,6 +31,7 @@ enum otc_ending {
 #define OTC_FLAG_MPTCP          4
 #define OTC_FLAG_REQUESTED      8  /* requested_* could be read from the caller's memory */
 #define OTC_FLAG_CLOSED_IN_CALL 16 /* the socket closed before its own connect() returned */
+#define OTC_FLAG_LOCKED         32 /* a task held the socket's lock when the socket closed */
 #define OTC_FLAG_KERNEL         64 /* made by a thread of the kernel */
 
 /* One attempt: what was seen of it, no more. */
@@ -48,8 +49,9 @@ struct otc_event {
 	__u32 netns; /* inode number of the socket's network namespace */
 	__u32 cpu;
 	__u32 srtt_us;     /* at establishment */
-	__s32 sk_err;      /* at the end */
-	__s32 sk_err_soft; /* at the end, or when connect() returned: whichever had one */
+	__s32 sk_err;      /* set by this attempt: at the end, or by a RST just before it */
+	__s32 sk_err_soft; /* the same of sk_err_soft, at the end or when connect() returned; or of a queued
+			      ICMP error */
 	__s32 returned;    /* by connect(): valid with OTC_HOOK_EXIT */
 	__u16 family;      /* of the socket */
 	__u16 local_port;
@@ -70,6 +72,16 @@ struct otc_event {
 };
 
 _Static_assert(sizeof(struct otc_event) == 168, "otc_event: the decoder reads 168 bytes");
+
+/* An attempt in progress, and what an earlier one had left on its socket, which is no evidence of this one. */
+struct otc_attempt {
+	struct otc_event event;
+	__u64 newest_error; /* the last entry of the error queue: an address, only compared */
+	__u32 soft_error;   /* sk_err_soft */
+	__u32 padding;
+};
+
+_Static_assert(sizeof(struct otc_attempt) == 184, "otc_attempt: the decoder reads 184 bytes");
 
 /* Why an attempt that ended has no record of its own: it is only tallied. */
 enum otc_withheld {
@@ -103,7 +115,7 @@ struct otc_tally_key {
 	__u16 port;
 	__u8 ending;
 	__u8 hooks; /* of OTC_HOOK_SYN_SENT and, for OTC_RETURNED, OTC_HOOK_END */
-	__u8 flags; /* of OTC_FLAG_REQUESTED and OTC_FLAG_KERNEL */
+	__u8 flags; /* of OTC_FLAG_REQUESTED, OTC_FLAG_KERNEL and, for OTC_CLOSED, OTC_FLAG_LOCKED */
 	__u8 socket_state;
 	__u8 shutdown;
 	__u8 withheld; /* enum otc_withheld */
@@ -193,8 +205,8 @@ _Static_assert(sizeof(struct otc_asker) == 64, "otc_asker: the decoder reads 64 
 
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
- * seen == emitted + ring_full + pending_full + throttled + filtered + the entries of the table of attempts,
- * and ring_full + throttled + filtered == the attempts of all tallies + untallied.
+ * seen == emitted + ring_full + pending_full + throttled + filtered + the entries of the table of
+ * attempts, and ring_full + throttled + filtered == the attempts of all tallies + untallied.
  */
 struct otc_counters {
 	__u64 seen;         /* attempts, counted before anything else is done with them */

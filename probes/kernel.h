@@ -18,6 +18,8 @@
 #define SOCK_DGRAM      2
 #define O_NONBLOCK      04000
 #define PF_KTHREAD      0x00200000
+#define OTC_SHUT_BOTH   3 /* SHUTDOWN_MASK */
+#define OTC_ORIGIN_ICMP 2 /* SO_EE_ORIGIN_ICMP; SO_EE_ORIGIN_ICMP6 is the next */
 #define OTC_AF_INET     2
 #define OTC_AF_INET6    10
 #define OTC_IPPROTO_TCP 6
@@ -26,7 +28,9 @@
 #define OTC_MAPPED      (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0xffff0000 : 0xffff) /* ::ffff:0:0/96 */
 
 #define EINTR          4
+#define ECONNRESET     104
 #define EISCONN        106
+#define ECONNREFUSED   111
 #define EALREADY       114
 #define EINPROGRESS    115
 #define ERESTART_FIRST 512 /* ERESTARTSYS .. ERESTART_RESTARTBLOCK: user space never sees them */

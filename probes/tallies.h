@@ -26,6 +26,7 @@ static __always_inline void fill_tally_key(struct otc_tally_key *key, struct otc
 	key->hooks = event->hooks & OTC_HOOK_SYN_SENT;
 	key->flags = event->flags & OTC_FLAG_KERNEL;
 	if (event->ending == OTC_CLOSED) {
+		key->flags |= event->flags & OTC_FLAG_LOCKED;
 		key->sk_err = event->sk_err;
 		key->sk_err_soft = event->sk_err_soft;
 		key->socket_state = event->socket_state;

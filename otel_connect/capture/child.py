@@ -22,8 +22,11 @@ MAPS = (
 
 STATE_HOOK = "inet_sock_set_state"
 END_PROGRAMS = ("end_attempt", "end_attempt_again")
-STATE_PROGRAMS = ("begin_attempt", *END_PROGRAMS)
-"""Attached to the state hook in this order; why there are three: probes/connect.c."""
+RAW_PROGRAMS = (
+    *((STATE_HOOK, name) for name in ("begin_attempt", *END_PROGRAMS)),
+    ("tcp_receive_reset", "receive_reset"),
+)
+"""Raw tracepoints and their programs, attached in this order; why the state hook has three: probes/connect.c."""
 
 _INCLUDE = re.compile(r'#include "(\S+)"')
 
@@ -65,8 +68,9 @@ def load(program: Path, flags: list[str]) -> Loaded:
     library = importlib.import_module("bcc.libbcc").lib
     try:
         module = bcc.BPF(text=joined(program), cflags=flags)
-        state_hooks = {
-            f"raw_tracepoint:{STATE_HOOK}/{name}": _attach_raw(bcc, library, module, name) for name in STATE_PROGRAMS
+        raw_hooks = {
+            f"raw_tracepoint:{hook}/{name}": _attach_raw(bcc, library, module, hook, name)
+            for hook, name in RAW_PROGRAMS
         }
     except LoadError:
         raise
@@ -76,17 +80,17 @@ def load(program: Path, flags: list[str]) -> Loaded:
     globals()["_keep"] = module
     return Loaded(
         maps={name: library.bpf_table_fd(module.module, name.encode()) for name in MAPS},
-        hooks=state_hooks | {f"tracepoint:{name.decode()}": fd for name, fd in module.tracepoint_fds.items()},
+        hooks=raw_hooks | {f"tracepoint:{name.decode()}": fd for name, fd in module.tracepoint_fds.items()},
         programs={name.decode(): function.fd for name, function in module.funcs.items()},
     )
 
 
-def _attach_raw(bcc: Any, library: Any, module: Any, program: str) -> int:
-    """Attach to the state hook; bcc's own method takes one program for each tracepoint."""
+def _attach_raw(bcc: Any, library: Any, module: Any, hook: str, program: str) -> int:
+    """Attach to a raw tracepoint; bcc's own method takes one program for each of them."""
     function = module.load_func(program.encode(), bcc.BPF.RAW_TRACEPOINT)
-    descriptor = int(library.bpf_attach_raw_tracepoint(function.fd, STATE_HOOK.encode()))
+    descriptor = int(library.bpf_attach_raw_tracepoint(function.fd, hook.encode()))
     if descriptor < 0:
-        raise LoadError("refused", f"{program} was not attached to {STATE_HOOK}: {os.strerror(-descriptor)}")
+        raise LoadError("refused", f"{program} was not attached to {hook}: {os.strerror(-descriptor)}")
     return descriptor
 
 

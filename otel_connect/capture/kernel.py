@@ -17,8 +17,8 @@ from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
     ASKER,
+    ATTEMPT,
     COUNTERS,
-    EVENT,
     TEXT_SIZES,
     decode_asker,
     decode_counters,
@@ -108,7 +108,7 @@ class KernelCapture:
         self._attached = list(loaded.hooks.values())
         self._programs = dict(loaded.programs)
         self._maps = list(loaded.maps.values())
-        self._in_progress = bpf.HashMap(loaded.maps["in_progress"], EVENT.size)
+        self._in_progress = bpf.HashMap(loaded.maps["in_progress"], ATTEMPT.size)
         self._counter_bytes = cpus * COUNTERS.size
         self._counters = mmap.mmap(
             loaded.maps["counters"], _pages(self._counter_bytes), mmap.MAP_SHARED, mmap.PROT_READ
@@ -216,7 +216,8 @@ class KernelCapture:
         taken = []
         clock = self._clocks.offsets()
         for key, value in self._in_progress.items():
-            event = decode_event(value, clock, ending)
+            (record,) = ATTEMPT.unpack(value)
+            event = decode_event(record, clock, ending)
             began = event.start_unix_ns - clock.monotonic_ns
             if began_before is not None and began >= began_before:
                 continue

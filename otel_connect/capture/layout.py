@@ -72,6 +72,9 @@ ASKER_FIELDS = (
 COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "40x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
+ATTEMPT_FIELDS = (("event", f"{EVENT.size}s"), ("newest_error", "8x"), ("soft_error", "4x"), ("padding", "4x"))
+ATTEMPT = struct.Struct("=" + "".join(code for _, code in ATTEMPT_FIELDS))
+"""An entry of the table of attempts: its first bytes are the event."""
 TEXT = struct.Struct("=" + "".join(code for _, code in TEXT_FIELDS))
 TEXT_BLOCK, TEXT_BLOCKS = 256, 5
 TEXT_SIZES = frozenset(TEXT.size + TEXT_BLOCK * blocks for blocks in range(TEXT_BLOCKS + 1))

@@ -8,7 +8,7 @@ missed although connect() waited for it. Every outcome but ``unknown`` rests on 
 
 import errno
 
-from otel_connect.model import ConnectEvent, Ending, Hook, Outcome, Verdict
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Hook, Outcome, Verdict
 
 _BY_SOCKET_ERROR = {
     errno.ECONNREFUSED: Outcome.REFUSED,
@@ -34,12 +34,10 @@ _AMBIGUOUS = {
 _ESTABLISHED = Verdict(Outcome.ESTABLISHED, None)
 _DENIALS = {errno.EPERM, errno.EACCES}
 
-_SYN_SENT, _END = int(Hook.SYN_SENT), int(Hook.END)
+_SYN_SENT, _END, _LOCKED = int(Hook.SYN_SENT), int(Hook.END), int(EventFlag.LOCKED)
 
 _SHUTDOWN_MASK = 3  # RCV_SHUTDOWN | SEND_SHUTDOWN: close() sets both before it changes the state
 _SS_UNCONNECTED = 1  # still inside connect(), which marks the socket only when it succeeds
-_SS_CONNECTING = 2  # connect() had begun the handshake: AF_UNSPEC took it back
-_SS_DISCONNECTING = 4  # shutdown() took it back
 
 
 def decide(event: ConnectEvent) -> Verdict:
@@ -58,18 +56,17 @@ def decide(event: ConnectEvent) -> Verdict:
 
 def _closed(event: ConnectEvent) -> Verdict:
     # A non-blocking caller that meets an ICMP error in connect() closes the socket before the error becomes
-    # the socket's own: it is only in sk_err_soft. So an error that was seen counts before the close.
+    # the socket's own. So an error that was seen counts before the close.
     number = event.sk_err or event.sk_err_soft
     if number:
         return Verdict(_BY_SOCKET_ERROR.get(number, Outcome.LOCAL_ERROR), number)
-    if event.shutdown & _SHUTDOWN_MASK == _SHUTDOWN_MASK:
-        return Verdict(Outcome.ABANDONED, None)
-    if event.socket_state in {_SS_CONNECTING, _SS_DISCONNECTING}:
-        return Verdict(Outcome.ABANDONED, None)
-    if event.socket_state == _SS_UNCONNECTED:
+    if not event.flags & _LOCKED:
+        # The network or a timer ended it, and SO_ERROR took the errno before the state changed.
+        return Verdict(Outcome.UNKNOWN, None)
+    if event.socket_state == _SS_UNCONNECTED and event.shutdown & _SHUTDOWN_MASK != _SHUTDOWN_MASK:
         # connect() gave up by itself, and its return value was not seen (io_uring, 32-bit callers)
         return Verdict(Outcome.LOCAL_ERROR, None)
-    return Verdict(Outcome.UNKNOWN, None)
+    return Verdict(Outcome.ABANDONED, None)
 
 
 def _returned(event: ConnectEvent) -> Verdict:

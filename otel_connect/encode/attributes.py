@@ -81,6 +81,7 @@ Identity: TypeAlias = tuple[Process, int, int, int, int, str]
 # Plain integers: an operation on an IntFlag takes ten times as long.
 _SYN_SENT = int(Hook.SYN_SENT)
 _MEASURED_ENDINGS = (Ending.ESTABLISHED, Ending.CLOSED)
+_GAVE_UP_ITSELF = Verdict(Outcome.LOCAL_ERROR, None)
 _BLOCKING_KNOWN = int(EventFlag.BLOCKING_KNOWN)
 _NONBLOCKING = int(EventFlag.NONBLOCKING)
 
@@ -251,8 +252,8 @@ def measured_attributes(attempt: Attempt) -> Attributes:
         pairs.append((NETWORK_LOCAL_ADDRESS, event.local_address))
     if event.local_port is not None:
         pairs.append((NETWORK_LOCAL_PORT, event.local_port))
-    # They are read when the state hook sees the end. Where connect() itself says that there was no port, none was sent.
-    if event.hooks & _SYN_SENT and event.ending in _MEASURED_ENDINGS:
+    # They are read when the state hook sees the end. Where connect() itself gave up, no SYN was sent.
+    if event.hooks & _SYN_SENT and event.ending in _MEASURED_ENDINGS and attempt.verdict != _GAVE_UP_ITSELF:
         pairs.append((RETRANSMITS, event.syn_retransmits))
     if outcome is Outcome.ESTABLISHED and event.srtt_us:
         pairs.append((RTT, event.srtt_us / 1e6))

@@ -12,6 +12,8 @@ from otel_connect.capture.filters import BY_NETWORK, BY_PORT, BY_UID, NETWORK, N
 from otel_connect.capture.layout import (
     ASKER,
     ASKER_FIELDS,
+    ATTEMPT,
+    ATTEMPT_FIELDS,
     COUNTER_FIELDS,
     COUNTERS,
     EVENT,
@@ -42,6 +44,7 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
     ("structure", "fields", "whole"),
     [
         ("otc_event", EVENT_FIELDS, EVENT),
+        ("otc_attempt", ATTEMPT_FIELDS, ATTEMPT),
         ("otc_asker", ASKER_FIELDS, ASKER),
         ("otc_counters", COUNTER_FIELDS, COUNTERS),
         ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),

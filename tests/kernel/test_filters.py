@@ -1,5 +1,6 @@
 """What the operator does not want recorded: left out in the kernel or in the agent, and counted in either case."""
 
+import errno
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from tests.kernel.test_rates import COUNTED_EVERY, seen_in_balance, sifted
 from tests.support.agent import RunningAgent
 from tests.support.flood import Floods, other_cgroup
 from tests.support.ledger import exit_ledgers
-from tests.support.network import closed_port
+from tests.support.network import NetworkNamespace, closed_port
 
 NOBODY = 0  # no process has this pid: nothing is left out
 NOTHING = KernelFilters(frozenset(), frozenset(), frozenset())
@@ -151,6 +152,18 @@ def test_the_effective_user_counts(capture: KernelCapture) -> None:
     pids = [attempt_as(UNUSED_UID, PLACE, 100, ids) for ids in ("ruid", "euid")]
     records, tallies = taken(capture, *pids)
     assert (records, [(one.event.pid, one.event.uid) for one in tallies]) == (1, [(pids[1], UNUSED_UID)])
+
+
+def test_who_gave_up_what_is_left_out_is_still_known(capture: KernelCapture) -> None:
+    taken(capture)
+    capture.filter(NOTHING._replace(ports=frozenset({(9, 9)})))
+    with NetworkNamespace() as namespace:
+        namespace.silent_neighbourhood("quiet", ["198.51.100.1/24"])
+        with namespace.inside(socket.socket) as client:
+            client.setblocking(False)
+            assert client.connect_ex(("198.51.100.2", 9)) == errno.EINPROGRESS
+    _, tallies = taken(capture, os.getpid())
+    assert [decide(one.event).outcome for one in tallies] == [Outcome.ABANDONED]
 
 
 def test_more_rules_than_the_maps_hold_change_without_an_error(capture: KernelCapture) -> None:

@@ -249,6 +249,17 @@ def _given_up() -> Iterator[Case]:
         yield from in_families(
             f"given up by {way}", EVERY, SILENT, given_up, row=row, timeout_ms=_HASTY_MS, give_up=way
         )
+    for way in ("close", "linger"):
+        yield from in_families(
+            f"MPTCP, given up by {way}",
+            REAL,
+            SILENT,
+            given_up,
+            row="MPTCP: closed while pending",
+            timeout_ms=_HASTY_MS,
+            give_up=way,
+            mptcp=True,
+        )
     yield from in_families("killed", EVERY, SILENT, given_up, row="SIGKILL while blocked", kill_on_syn=True)
     yield from in_families(
         "SO_SNDTIMEO, given up", REAL, SILENT, given_up, row="close() while pending", send_timeout_ms=_HASTY_MS

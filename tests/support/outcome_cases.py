@@ -14,6 +14,7 @@ KERNEL = "kernel"
 E, S, D, X = Hook.ENTER, Hook.SYN_SENT, Hook.END, Hook.EXIT
 UNCONNECTED, CONNECTING, DISCONNECTING = 1, 2, 4
 CLOSED_BY_APPLICATION = 3
+LOCKED = int(EventFlag.LOCKED)
 
 
 class OutcomeCase(NamedTuple):
@@ -35,6 +36,10 @@ def closed(sk_err: int = 0, **more: Any) -> dict[str, Any]:
     return {"ending": Ending.CLOSED, "hooks": E | S | D, "sk_err": sk_err, "returned": 0, **state, **more}
 
 
+def given_up(**more: Any) -> dict[str, Any]:
+    return closed(flags=LOCKED, **more)
+
+
 def returned(number: int, **more: Any) -> dict[str, Any]:
     return {
         "ending": Ending.RETURNED,
@@ -47,8 +52,11 @@ def returned(number: int, **more: Any) -> dict[str, Any]:
 
 
 NONBLOCKING = {"hooks": E | S | D | X, "returned": -errno.EINPROGRESS}
-CLOSED_IN_CALL = {"hooks": E | S | D | X, "flags": int(EventFlag.CLOSED_IN_CALL), "socket_state": UNCONNECTED}
+CLOSED_IN_CALL = {
+    "hooks": E | S | D | X, "flags": int(EventFlag.CLOSED_IN_CALL | EventFlag.LOCKED), "socket_state": UNCONNECTED
+}  # fmt: skip
 END_MISSED = {"hooks": E | S | X}
+TAKEN = "a client that asks without a pause (tests/kernel/test_evidence.py)"
 WITHOUT_PROGRAMS = "a state hook without its programs for ends (tests/kernel/test_missed_ends.py)"
 
 CASES = (
@@ -87,10 +95,10 @@ CASES = (
     OutcomeCase("ICMP protocol unreachable", closed(errno.ENOPROTOOPT), Outcome.UNREACHABLE, errno.ENOPROTOOPT),
     OutcomeCase("ICMPv6 administratively prohibited", closed(errno.EACCES), Outcome.UNREACHABLE, errno.EACCES),
     OutcomeCase("ICMP while connect() holds the socket, then closed",
-                closed(sk_err_soft=errno.EHOSTUNREACH, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
+                given_up(sk_err_soft=errno.EHOSTUNREACH, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
                 Outcome.UNREACHABLE, errno.EHOSTUNREACH),
     OutcomeCase("nft reject with icmp on output, then closed",
-                closed(sk_err_soft=errno.ECONNREFUSED, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
+                given_up(sk_err_soft=errno.ECONNREFUSED, shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING),
                 Outcome.REFUSED, errno.ECONNREFUSED, shown_by="nftables"),
     OutcomeCase("the socket's own error counts before a soft one",
                 closed(errno.ETIMEDOUT, sk_err_soft=errno.EHOSTUNREACH), Outcome.TIMED_OUT, errno.ETIMEDOUT),
@@ -106,14 +114,14 @@ CASES = (
     OutcomeCase("bad address pointer", returned(errno.EFAULT), Outcome.LOCAL_ERROR, errno.EFAULT),
     OutcomeCase("no port left", returned(errno.EADDRNOTAVAIL, **CLOSED_IN_CALL), Outcome.LOCAL_ERROR,
                 errno.EADDRNOTAVAIL),
-    OutcomeCase("no port left, return value not seen (io_uring)", closed(socket_state=UNCONNECTED, hooks=S | D),
+    OutcomeCase("no port left, return value not seen (io_uring)", given_up(socket_state=UNCONNECTED, hooks=S | D),
                 Outcome.LOCAL_ERROR, shown_by="io_uring"),
-    OutcomeCase("close() while pending", closed(shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING), Outcome.ABANDONED),
-    OutcomeCase("SIGKILL while blocked", closed(shutdown=CLOSED_BY_APPLICATION, returned=-512),
+    OutcomeCase("close() while pending", given_up(shutdown=CLOSED_BY_APPLICATION, **NONBLOCKING), Outcome.ABANDONED),
+    OutcomeCase("SIGKILL while blocked", given_up(shutdown=CLOSED_BY_APPLICATION, returned=-512),
                 Outcome.ABANDONED),
-    OutcomeCase("shutdown() while pending", closed(socket_state=DISCONNECTING), Outcome.ABANDONED),
-    OutcomeCase("connect(AF_UNSPEC) while pending", closed(socket_state=CONNECTING), Outcome.ABANDONED),
-    OutcomeCase("io_uring link timeout, then closed", closed(shutdown=CLOSED_BY_APPLICATION, hooks=S | D),
+    OutcomeCase("shutdown() while pending", given_up(socket_state=DISCONNECTING), Outcome.ABANDONED),
+    OutcomeCase("connect(AF_UNSPEC) while pending", given_up(socket_state=CONNECTING), Outcome.ABANDONED),
+    OutcomeCase("io_uring link timeout, then closed", given_up(shutdown=CLOSED_BY_APPLICATION, hooks=S | D),
                 Outcome.ABANDONED, shown_by="io_uring"),
     OutcomeCase("ss -K", closed(errno.ECONNABORTED), Outcome.ABANDONED, errno.ECONNABORTED,
                 shown_by="CONFIG_INET_DIAG_DESTROY"),
@@ -122,8 +130,16 @@ CASES = (
     OutcomeCase("replaced: the end was missed", {"ending": Ending.REPLACED}, Outcome.UNKNOWN,
                 shown_by="a second tracer"),
     OutcomeCase("expired: the end was missed", {"ending": Ending.EXPIRED}, Outcome.UNKNOWN, shown_by="a second tracer"),
-    OutcomeCase("closed without any sign of by whom", closed(socket_state=0), Outcome.UNKNOWN,
-                shown_by="a kernel socket"),
+    OutcomeCase("MPTCP: closed while pending", given_up(socket_state=0),
+                Outcome.ABANDONED),
+    OutcomeCase("closed by the network, its error taken by SO_ERROR", closed(shutdown=0), Outcome.UNKNOWN,
+                shown_by="a race of two processors that left no other trace: ICMPv6, a timeout"),
+    OutcomeCase("the same, and closed by the application a moment later", closed(shutdown=CLOSED_BY_APPLICATION),
+                Outcome.UNKNOWN, shown_by="none: close() waits for the lock"),
+    OutcomeCase("RST, its error taken by SO_ERROR", closed(errno.ECONNREFUSED), Outcome.REFUSED, errno.ECONNREFUSED,
+                shown_by=TAKEN),
+    OutcomeCase("ICMP, its error taken by SO_ERROR", closed(sk_err_soft=errno.EHOSTUNREACH), Outcome.UNREACHABLE,
+                errno.EHOSTUNREACH, shown_by=TAKEN),
     OutcomeCase("end missed, connect() returns: timed out", returned(errno.ETIMEDOUT, **END_MISSED),
                 Outcome.TIMED_OUT, errno.ETIMEDOUT, shown_by=WITHOUT_PROGRAMS),
     OutcomeCase("end missed, connect() returns: refused", returned(errno.ECONNREFUSED, **END_MISSED),

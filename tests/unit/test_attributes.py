@@ -137,6 +137,11 @@ def test_local_error_names_the_address_that_was_asked_for() -> None:
     assert not absent & found.keys()
 
 
+def test_where_connect_itself_gave_up_no_syn_was_sent() -> None:
+    assert "otel_connect.syn.retransmits" not in attributes(outcome=Outcome.LOCAL_ERROR, errno=None)
+    assert "otel_connect.syn.retransmits" in attributes(outcome=Outcome.LOCAL_ERROR, errno=errno.EPROTO)
+
+
 @pytest.mark.parametrize("ending", [Ending.PENDING, Ending.REPLACED, Ending.EXPIRED, Ending.RETURNED])
 def test_without_an_end_that_was_seen_nobody_has_counted_retransmits(ending: Ending) -> None:
     assert "otel_connect.syn.retransmits" not in attributes(ending=ending)

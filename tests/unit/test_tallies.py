@@ -52,6 +52,13 @@ def test_without_a_syn_the_address_is_the_one_that_was_asked_for() -> None:
     assert tally.duration_ns is None
 
 
+@pytest.mark.parametrize(("flags", "outcome"), [(0, Outcome.UNKNOWN), (EventFlag.LOCKED, Outcome.ABANDONED)])
+@pytest.mark.parametrize("detail", Detail)
+def test_who_ended_it_is_known_whatever_the_detail(detail: Detail, flags: int, outcome: Outcome) -> None:
+    tally = decode(ending=Ending.CLOSED, hooks=Hook.SYN_SENT, flags=flags, socket_state=2, detail=detail)
+    assert decide(tally.event).outcome is outcome
+
+
 @pytest.mark.parametrize(("seen", "outcome"), [(0, Outcome.UNREACHABLE), (Hook.END, Outcome.LOCAL_ERROR)])
 def test_what_connect_returned_counts_with_and_without_an_end(seen: int, outcome: Outcome) -> None:
     tally = decode(returned=-113, ending=Ending.RETURNED, hooks=Hook.SYN_SENT | seen)
