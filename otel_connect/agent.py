@@ -198,6 +198,7 @@ class Agent:
                 "kernel_map_full": before.pending_full,
                 "kernel_throttled": before.throttled,
                 "filtered": before.filtered + self._unrecorded.filtered,
+                "no_syn": before.unsent,
                 "undecodable": self._undecodable,
                 "output_io": self._unwritten,
             },

@@ -24,7 +24,7 @@ _PUBLISH_EVERY_S = 1.0
 _STATUS_EVERY_S = 10.0
 _LOSS_EVERY_S = 60.0
 
-_BY_DESIGN = frozenset({Reason.SAMPLED, Reason.FILTERED, Reason.KERNEL_THROTTLED, Reason.SHUTDOWN})
+_BY_DESIGN = frozenset({Reason.SAMPLED, Reason.FILTERED, Reason.NO_SYN, Reason.KERNEL_THROTTLED, Reason.SHUTDOWN})
 
 
 class Output(Protocol):

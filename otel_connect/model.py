@@ -80,6 +80,8 @@ class EventFlag(IntFlag):
     """A task held the lock of the socket when it closed: a call of a program ended it, not the network or a timer."""
     KERNEL = 64
     """Made by a thread of the kernel."""
+    DEFERRED = 128
+    """connect() returned without having sent a SYN: the first write sends it (TCP_FASTOPEN_CONNECT)."""
 
 
 class ConnectEvent(NamedTuple):
@@ -393,7 +395,7 @@ class Signals(NamedTuple):
 class KernelCounters(NamedTuple):
     """Totals since the probes were attached, summed over the CPUs; mirrors ``struct otc_counters``.
 
-    ``seen == emitted + ring_full + pending_full + throttled + filtered + in progress`` at any time, and
+    ``seen == emitted + ring_full + pending_full + throttled + filtered + unsent + in progress`` at any time, and
     ``ring_full + throttled + filtered`` is what all tallies and ``untallied`` add up to.
     """
 
@@ -416,6 +418,8 @@ class KernelCounters(NamedTuple):
     """Attempts that the probes left out because the operator does not want records of them."""
     askers_lost: int = 0
     """Askers of name servers that were not told of because the ring was more than half full."""
+    unsent: int = 0
+    """Taken for attempts until their sockets ended without having sent a SYN."""
 
 
 class KernelFilters(NamedTuple):

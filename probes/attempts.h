@@ -39,6 +39,25 @@ static __always_inline bool is_tcp(u64 sk)
 	return protocol == OTC_IPPROTO_TCP;
 }
 
+/*
+ * Whether it is a further subflow of an MPTCP connection (MP_JOIN). That is no attempt: no program connects it,
+ * but the kernel, or a daemon that manages paths.
+ */
+static __always_inline bool is_join(u64 sk)
+{
+	u64 subflow = 0;
+	u8 bits = 0;
+
+	if (!OTC_MPTCP)
+		return false;
+	/* no other protocol (ULP) is on a socket that has no connection yet */
+	READ(subflow, sk, OFF_inet_connection_sock__icsk_ulp_data);
+	if (!subflow)
+		return false;
+	READ(bits, subflow, OFF_mptcp_subflow_context__request_join);
+	return bits & BIT_mptcp_subflow_context__request_join;
+}
+
 /* Where to: valid from SYN_SENT on. */
 static __always_inline void fill_peer(struct otc_event *event, u64 sk)
 {
@@ -81,6 +100,27 @@ static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
 		event->flags |= OTC_FLAG_NONBLOCKING;
 }
 
+/*
+ * An attempt begins when its SYN leaves. A deferred one (TCP_FASTOPEN_CONNECT) leaves long after SYN_SENT, with
+ * the first write. The kernel has the time of the last segment sent and, as long as there was no answer, that
+ * of the first SYN, in milliseconds of the same clock, of which it keeps 32 bits.
+ */
+static __always_inline void fill_start(struct otc_event *event, u64 sk)
+{
+	u64 now_ms = event->end_ns / 1000000, sent_ns = 0;
+	u32 stamp_ms = 0;
+
+	if (!event->syn_retransmits) {
+		READ(sent_ns, sk, OFF_tcp_sock__tcp_wstamp_ns);
+	} else {
+		READ(stamp_ms, sk, OFF_tcp_sock__retrans_stamp);
+		if (stamp_ms)
+			sent_ns = (now_ms - (u32)((u32)now_ms - stamp_ms)) * 1000000;
+	}
+	if (sent_ns > event->start_ns && sent_ns < event->end_ns)
+		event->start_ns = sent_ns;
+}
+
 /* What the socket says at the end of its attempt; returns whether a SYN was sent. */
 static __always_inline bool fill_end(struct otc_event *event, u64 sk)
 {
@@ -99,6 +139,7 @@ static __always_inline bool fill_end(struct otc_event *event, u64 sk)
 	if (total < unanswered)
 		total = unanswered;
 	event->syn_retransmits = total > 255 ? 255 : total;
+	fill_start(event, sk);
 	return true;
 }
 
@@ -177,6 +218,8 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 		COUNT(count->own);
 		return;
 	}
+	if (is_join(sk))
+		return;
 	event->start_ns = bpf_ktime_get_ns();
 	event->hooks = OTC_HOOK_SYN_SENT;
 	fill_process(event);
@@ -213,6 +256,18 @@ static __always_inline void note_reset(u64 sk)
 		attempt->event.sk_err = state == TCP_SYN_SENT ? ECONNREFUSED : ECONNRESET;
 }
 
+/*
+ * Whether there was no attempt: the application ended what had not sent a SYN yet, or the kernel was told that
+ * there is a connection (TCP_REPAIR). What connect() itself ended has a cause of its own.
+ */
+static __always_inline bool is_unsent(struct otc_event *event)
+{
+	if (event->ending == OTC_ESTABLISHED)
+		return true;
+	return event->flags & OTC_FLAG_LOCKED &&
+	       (event->socket_state != SS_UNCONNECTED || event->shutdown == OTC_SHUT_BOTH);
+}
+
 static __always_inline void end(struct otc_counters *count, u64 sk, int old, int new, bool first)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -224,7 +279,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 	attempt = in_progress.lookup(&sk);
 	if (!attempt) {
 		/* SYN_RECV: a server's socket */
-		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID)
+		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID && !is_join(sk))
 			COUNT(count->untracked);
 		return;
 	}
@@ -244,7 +299,10 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 			return;
 		}
 	}
-	emit(count, event);
+	if (!sent && is_unsent(event))
+		COUNT(count->unsent);
+	else
+		emit(count, event);
 	in_progress.delete(&sk);
 }
 
@@ -295,6 +353,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	struct otc_event *event;
 	u64 sk = call->attempt;
 	u32 soft = 0;
+	u8 state = 0;
 
 	attempt = in_progress.lookup(&sk);
 	if (!attempt)
@@ -320,4 +379,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	READ(soft, sk, OFF_sock__sk_err_soft);
 	if (soft && soft != attempt->soft_error)
 		event->sk_err_soft = soft;
+	READ(state, sk, OFF_sock__skc_state);
+	if (!returned && state == TCP_SYN_SENT)
+		event->flags |= OTC_FLAG_DEFERRED;
 }

@@ -10,11 +10,12 @@ struct call {
 	u64 attempt;  /* the sk that went to SYN_SENT inside this call: an MPTCP subflow's differs */
 	u64 sockaddr; /* the caller's pointer */
 	u32 length;
+	u32 write_seq; /* of the socket as the call began */
 	u16 protocol;
 	u16 requested_family;
 	u16 requested_port;
 	u8 flags;
-	u8 padding[5];
+	u8 padding;
 	u8 requested_address[16];
 };
 
@@ -67,6 +68,30 @@ static __always_inline void read_requested(struct call *call)
 	else
 		__builtin_memcpy(call->requested_address, address + 4, 4);
 	call->flags |= OTC_FLAG_REQUESTED;
+}
+
+/* The number of the next byte that the socket sends, an MPTCP socket by its first subflow: a SYN takes one. */
+static __always_inline u32 write_seq(struct call *call)
+{
+	u64 sk = call->sk;
+	u32 number = 0;
+
+	if (call->protocol == IPPROTO_MPTCP)
+		READ(sk, call->sk, OFF_mptcp_sock__first);
+	READ(number, sk, OFF_tcp_sock__write_seq);
+	return number;
+}
+
+/*
+ * Whether another thread has begun an attempt on the socket since this call began, so that the error of this
+ * call is that attempt's. Only a SYN moves the number to anything but 0, to which connect() itself may set it
+ * back.
+ */
+static __always_inline bool reports_another(struct call *call)
+{
+	u32 number = write_seq(call);
+
+	return number && number != call->write_seq;
 }
 
 static __always_inline void fill_call(struct otc_event *event, struct call *call)

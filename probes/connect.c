@@ -125,6 +125,7 @@ TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 		return 0;
 	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
 		return 0;
+	call.write_seq = write_seq(&call); /* before the state, so that no beginning is between the two */
 	READ(socket_state, socket, OFF_socket__state);
 	READ(tcp_state, call.sk, OFF_sock__skc_state);
 	if (socket_state != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
@@ -162,7 +163,7 @@ TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 			tell_asker(count, call->sk);
 	} else if (call->attempt)
 		returned_from(count, call, returned);
-	else if (is_final(-returned))
+	else if (is_final(-returned) && !reports_another(call))
 		local_failure(count, call, returned);
 	calls.delete(&thread);
 	return 0;

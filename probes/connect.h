@@ -29,16 +29,17 @@ enum otc_ending {
 #define OTC_FLAG_NONBLOCKING    1
 #define OTC_FLAG_BLOCKING_KNOWN 2
 #define OTC_FLAG_MPTCP          4
-#define OTC_FLAG_REQUESTED      8  /* requested_* could be read from the caller's memory */
-#define OTC_FLAG_CLOSED_IN_CALL 16 /* the socket closed before its own connect() returned */
-#define OTC_FLAG_LOCKED         32 /* a task held the socket's lock when the socket closed */
-#define OTC_FLAG_KERNEL         64 /* made by a thread of the kernel */
+#define OTC_FLAG_REQUESTED      8   /* requested_* could be read from the caller's memory */
+#define OTC_FLAG_CLOSED_IN_CALL 16  /* the socket closed before its own connect() returned */
+#define OTC_FLAG_LOCKED         32  /* a task held the socket's lock when the socket closed */
+#define OTC_FLAG_KERNEL         64  /* made by a thread of the kernel */
+#define OTC_FLAG_DEFERRED       128 /* connect() returned 0 without a SYN: the first write sends it */
 
 /* One attempt: what was seen of it, no more. */
 struct otc_event {
-	__u64 sequence;         /* of the CPU it began on: with cpu, its identity since boot of the agent */
-	__u64 start_ns;         /* CLOCK_MONOTONIC */
-	__u64 end_ns;           /* CLOCK_MONOTONIC; 0: no end was seen */
+	__u64 sequence; /* of the CPU it began on: with cpu, its identity since boot of the agent */
+	__u64 start_ns; /* CLOCK_MONOTONIC: when the SYN left; while that is not known, SYN_SENT or connect() */
+	__u64 end_ns;   /* CLOCK_MONOTONIC; 0: no end was seen */
 	__u64 process_start_ns; /* CLOCK_BOOTTIME: with pid, the identity of the process */
 	__u64 cgroup_id;        /* in the cgroup v2 tree */
 	__u32 pid;              /* what user space calls pid: the thread group's */
@@ -205,7 +206,7 @@ _Static_assert(sizeof(struct otc_asker) == 64, "otc_asker: the decoder reads 64 
 
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
- * seen == emitted + ring_full + pending_full + throttled + filtered + the entries of the table of
+ * seen == emitted + ring_full + pending_full + throttled + filtered + unsent + the entries of the table of
  * attempts, and ring_full + throttled + filtered == the attempts of all tallies + untallied.
  */
 struct otc_counters {
@@ -220,7 +221,8 @@ struct otc_counters {
 	__u64 untallied;    /* attempts without a record that found no room among the tallies either */
 	__u64 filtered;     /* attempts that got no record because the operator does not want one */
 	__u64 askers_lost;  /* askers that were not told of, because the ring was more than half full */
-	__u64 padding[5];   /* no cache line is shared between CPUs */
+	__u64 unsent;       /* taken for attempts until the socket ended without having sent a SYN */
+	__u64 padding[4];   /* no cache line is shared between CPUs */
 };
 
 _Static_assert(sizeof(struct otc_counters) == 128, "otc_counters: one CPU's is two cache lines");

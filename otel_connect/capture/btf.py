@@ -6,6 +6,7 @@ Documentation/bpf/btf.rst of the kernel.
 """
 
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -72,6 +73,17 @@ class TypeInformation:
             if member is not None and not member.bits and member.bit % 8 == 0:
                 return member.bit // 8
         raise ProbeError(f"this kernel's struct {structure} has no {' or '.join(paths)}; update the agent")
+
+    def flag(self, structure: str, path: str) -> tuple[int, int]:
+        """Byte offset of a bit field that is one bit wide, and its mask within that byte.
+
+        Raises ProbeError when there is none.
+        """
+        member = self._resolve(structure, path)
+        if member is None or member.bits != 1:
+            raise ProbeError(f"this kernel's struct {structure} has no {path}; update the agent")
+        byte, bit = divmod(member.bit, 8)
+        return byte, 1 << bit if sys.byteorder == "little" else 0x80 >> bit
 
     def size(self, structure: str) -> int:
         """Bytes that a structure takes; raises ProbeError when there is none of that name."""

@@ -69,7 +69,7 @@ ASKER_FIELDS = (
     ("local_address", "16s"),
     ("peer_address", "16s"),
 )
-COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "40x"))
+COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "32x"))
 
 EVENT = struct.Struct("=" + "".join(code for _, code in EVENT_FIELDS))
 ATTEMPT_FIELDS = (("event", f"{EVENT.size}s"), ("newest_error", "8x"), ("soft_error", "4x"), ("padding", "4x"))

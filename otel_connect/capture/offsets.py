@@ -29,9 +29,12 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_sock_exterr_skb__ee_origin": ("sock_exterr_skb", "ee.ee_origin"),
     "OFF_inet_sock__inet_sport": ("inet_sock", "inet_sport"),
     "OFF_inet_connection_sock__icsk_retransmits": ("inet_connection_sock", "icsk_retransmits"),
+    "OFF_tcp_sock__retrans_stamp": ("tcp_sock", "retrans_stamp"),
     "OFF_tcp_sock__segs_out": ("tcp_sock", "segs_out"),
     "OFF_tcp_sock__srtt_us": ("tcp_sock", "srtt_us"),
+    "OFF_tcp_sock__tcp_wstamp_ns": ("tcp_sock", "tcp_wstamp_ns"),
     "OFF_tcp_sock__total_retrans": ("tcp_sock", "total_retrans"),
+    "OFF_tcp_sock__write_seq": ("tcp_sock", "write_seq"),
     "OFF_net__inum": ("net", "ns.inum"),
     "OFF_socket__state": ("socket", "state"),
     "OFF_socket__type": ("socket", "type"),
@@ -84,12 +87,21 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
         "OFF_kernfs_node__parent": ("kernfs_node", "__parent", "parent"),
         "OFF_kernfs_node__name": ("kernfs_node", "name"),
     },
+    "OTC_MPTCP": {
+        "OFF_inet_connection_sock__icsk_ulp_data": ("inet_connection_sock", "icsk_ulp_data"),
+        "OFF_mptcp_sock__first": ("mptcp_sock", "first"),
+    },
     "OTC_VPIDS": {
         "OFF_task_struct__thread_pid": ("task_struct", "thread_pid"),
         "OFF_pid__level": ("pid", "level"),
         "OFF_pid__numbers": ("pid", "numbers"),
         "OFF_upid__nr": ("upid", "nr"),
     },
+}
+
+# What of that is a bit: OFF_<name> is its byte, BIT_<name> its mask.
+OPTIONAL_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
+    "OTC_MPTCP": {"mptcp_subflow_context__request_join": ("mptcp_subflow_context", "request_join")},
 }
 
 
@@ -100,10 +112,12 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
     """
     numbers = _offsets(types, MEMBERS)
     for switch, members in OPTIONAL.items():
+        flags = OPTIONAL_FLAGS.get(switch, {})
         try:
-            numbers |= _offsets(types, members) | {switch: 1}
+            numbers |= _offsets(types, members) | _flags(types, flags) | {switch: 1}
         except ProbeError:
-            numbers |= dict.fromkeys(members, 0) | {switch: 0}
+            bits = (f"{prefix}_{name}" for name in flags for prefix in ("OFF", "BIT"))
+            numbers |= dict.fromkeys((*members, *bits), 0) | {switch: 0}
     pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
     numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
     numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
@@ -112,3 +126,12 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
 
 def _offsets(types: TypeInformation, members: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
     return {name: types.offset(structure, *paths) for name, (structure, *paths) in members.items()}
+
+
+def _flags(types: TypeInformation, flags: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+    found = {name: types.flag(*where) for name, where in flags.items()}
+    return {
+        f"{prefix}_{name}": number
+        for name, numbers in found.items()
+        for prefix, number in zip(("OFF", "BIT"), numbers, strict=True)
+    }

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     KERNEL_RING_FULL = "kernel_ring_full"
     KERNEL_THROTTLED = "kernel_throttled"
     FILTERED = "filtered"
+    NO_SYN = "no_syn"
     SAMPLED = "sampled"
     QUEUE_FULL = "queue_full"
     SPOOL_FULL = "spool_full"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.offsets import MEMBERS, OPTIONAL, find_offsets
+from otel_connect.capture.offsets import MEMBERS, OPTIONAL, OPTIONAL_FLAGS, find_offsets
 from otel_connect.capture.preflight import BTF
 from otel_connect.errors import ProbeError
 
@@ -30,10 +30,21 @@ def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations
     sizes = {"sizeof(struct upid)": "OTC_UPID_BYTES", "pids_cgrp_id": "OTC_PIDS_CONTROLLER"}
     claims += [f'_Static_assert({what} == {found[name]}, "{name}");' for what, name in sizes.items()]
     source = tmp_path / "claims.c"
+    flags = [(name, where) for found_flags in OPTIONAL_FLAGS.values() for name, where in found_flags.items()]
+    asked = [f"{is_flag(*where, found[f'OFF_{name}'], found[f'BIT_{name}'])}" for name, where in flags]
+    claims.append(f"int main(void) {{ return !({' && '.join(asked)}); }}")
     source.write_text('#include "vmlinux.h"\n' + "\n".join(claims))
-    compiled = subprocess.run(["gcc", "-w", "-fsyntax-only", source], check=False, capture_output=True, text=True)
+    program = tmp_path / "claims"
+    compiled = subprocess.run(["gcc", "-w", "-o", program, source], check=False, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
-    assert len(claims) == len(every) + len(sizes)
+    subprocess.run([program], check=True)
+    assert len(claims) == len(every) + len(sizes) + 1
+
+
+def is_flag(structure: str, member: str, byte: int, mask: int) -> str:
+    """Spell in C that setting the member sets this bit, and no other of its byte."""
+    made = f"struct {structure} made = {{}}; made.{member} = 1;"
+    return f"({{ {made} ((unsigned char *)&made)[{byte}] == {mask}; }})"
 
 
 def existing(types: TypeInformation, structure: str, paths: Sequence[str]) -> str:
@@ -53,8 +64,19 @@ class Lacking(TypeInformation):
     def offset(self, structure: str, *paths: str) -> int:
         return super().offset("" if structure == self.lacks else structure, *paths)
 
+    def flag(self, structure: str, path: str) -> tuple[int, int]:
+        return super().flag("" if structure == self.lacks else structure, path)
 
-@pytest.mark.parametrize(("lacks", "without"), [("cgroup", "OTC_CGROUPS"), ("pid", "OTC_VPIDS")])
+
+@pytest.mark.parametrize(
+    ("lacks", "without"),
+    [
+        ("cgroup", "OTC_CGROUPS"),
+        ("pid", "OTC_VPIDS"),
+        ("mptcp_sock", "OTC_MPTCP"),
+        ("mptcp_subflow_context", "OTC_MPTCP"),
+    ],
+)
 def test_what_can_be_done_without_is_switched_off_where_a_member_is_missing(lacks: str, without: str) -> None:
     types = Lacking(BTF.read_bytes())
     types.lacks = lacks

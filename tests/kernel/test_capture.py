@@ -51,7 +51,9 @@ def drained(capture: KernelCapture) -> list[ConnectEvent]:
 
 
 def assert_balanced(counters: KernelCounters, in_progress: int) -> None:
-    assert counters.seen == counters.emitted + counters.ring_full + counters.pending_full + in_progress
+    assert (
+        counters.seen == counters.emitted + counters.ring_full + counters.pending_full + counters.unsent + in_progress
+    )
 
 
 def pending(bench: Bench, stack: ExitStack, count: int) -> None:

@@ -217,6 +217,7 @@ def test_every_loss_is_in_the_balance() -> None:
         "kernel_map_full": 0,
         "kernel_throttled": 0,
         "filtered": 0,
+        "no_syn": 0,
         "undecodable": 2,
         "output_io": 0,
     }

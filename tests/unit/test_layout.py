@@ -97,8 +97,8 @@ def test_an_unknown_ending_is_refused() -> None:
 
 
 def test_counters_are_summed_over_the_cpus() -> None:
-    table = COUNTERS.pack(*range(1, 12)) + COUNTERS.pack(*range(10, 120, 10))
-    assert decode_counters(table) == KernelCounters(11, 22, 33, 44, 55, 66, 77, 88, 99, 110, 121)
+    table = COUNTERS.pack(*range(1, 13)) + COUNTERS.pack(*range(10, 130, 10))
+    assert decode_counters(table) == KernelCounters(11, 22, 33, 44, 55, 66, 77, 88, 99, 110, 121, 132)
 
 
 BUSY, DISCARD = 1 << 31, 1 << 30

@@ -57,7 +57,7 @@ def test_the_identity_holds_at_any_moment_between_threads() -> None:
 
 def test_the_reasons_are_those_of_the_contract() -> None:
     assert {str(reason) for reason in Reason} == {
-        *("kernel_map_full", "kernel_ring_full", "kernel_throttled", "filtered", "sampled", "queue_full"),
+        *("kernel_map_full", "kernel_ring_full", "kernel_throttled", "filtered", "no_syn", "sampled", "queue_full"),
         *("spool_full", "spool_io", "spool_corrupt", "encode_error", "rejected_partial", "rejected_permanent"),
         *("too_large", "expired", "output_io", "shutdown"),
     }
