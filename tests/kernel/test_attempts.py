@@ -158,6 +158,30 @@ def test_an_attempt_whose_syn_is_deferred_begins_when_it_leaves(
 
 
 @pytest.mark.usefixtures("deferring")
+def test_when_a_deferred_syn_left_that_was_repeated_and_answered_is_not_known(bench: Bench, seen: Captured) -> None:
+    target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, NEAR, on_syn=2))
+    with deferred(bench, target) as client:
+        time.sleep(LATER_S)
+        before_ns = time.time_ns()
+        client.send(b"x")
+        (event,) = mine(seen, 1)
+    assert (said([event]), event.syn_retransmits) == ([("established", None)], 1)
+    assert event.start_unix_ns <= before_ns - LATER_S * 1e9 + 1_000_000  # that of connect()
+
+
+@pytest.mark.usefixtures("deferring")
+def test_a_deferred_syn_that_cannot_be_sent_is_no_attempt(bench: Bench, seen: Captured) -> None:
+    before = seen.capture.counters()
+    target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT))._replace(host="192.0.2.77")
+    with deferred(bench, target) as client:
+        bench.namespace.route("prohibit", target.host)
+        with pytest.raises(ConnectionAbortedError):
+            client.send(b"x")
+    assert closed_by(bench, seen) == []
+    assert seen.capture.counters().unsent > before.unsent
+
+
+@pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize("family", Family)
 def test_a_deferred_syn_that_its_program_gives_up_waiting_for(bench: Bench, seen: Captured, family: Family) -> None:
     target = bench.scripted(family, Behaviour(Answer.SILENT))

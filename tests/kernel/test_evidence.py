@@ -133,6 +133,16 @@ def test_an_icmpv6_error_that_met_a_locked_socket_is_seen_as_long_as_nobody_took
     assert said(mine(seen, 1)) == [("unreachable", errno.ENETUNREACH)]
 
 
+def test_an_icmpv6_error_that_was_taken_from_a_locked_socket_is_not_known(bench: Bench, seen: Captured) -> None:
+    target = bench.routed(Family.IPV6, "unreachable")
+    with new_socket(bench, Family.IPV6) as client:
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.sendto(b"x", socket.MSG_FASTOPEN, (target.host, target.port))
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENETUNREACH
+    assert said(mine(seen, 1)) == [("abandoned", None)]
+
+
 # ---- a socket is used again
 
 
