@@ -228,7 +228,7 @@ class Agent:
     def _step(self, now: float) -> bool:
         """Do one round; True when the ring holds more."""
         behind = self._drain()
-        if now >= self._next_tallies:
+        if now >= self._next_tallies or self._enricher.crowded:
             self._next_tallies = now + _TALLIES_EVERY_S
             self._count()
         if now >= self._next_stale:
@@ -280,14 +280,19 @@ class Agent:
         )
 
     def _count(self) -> None:
-        self._unrecorded.count(self._enricher, self._monotonic_ns() / 1e9)
+        """Count what has no record, once the ring is read: it holds what the kernel said of those processes before."""
+        tallies = self._source.take_tallies()
+        self._enricher.turn()
+        if tallies:
+            self._drain()
+        self._unrecorded.count(tallies, self._enricher, self._monotonic_ns() / 1e9)
 
     def _finish(self) -> Balance:
         self._source.detach()
-        self._count()
-        self._unrecorded.end()
         while self._drain():
             pass
+        self._count()
+        self._unrecorded.end()
         self._hand_over(self._source.take_in_progress())
         self._show(self._races.end())
         state = self.state()

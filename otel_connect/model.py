@@ -34,7 +34,7 @@ class Detail(IntEnum):
     WITHOUT_PEER = 1
     """Process and outcome."""
     WITHOUT_PROCESS = 2
-    """The outcome."""
+    """The outcome, and the kernel's name for the program unless there are too many of those."""
 
 
 class Ending(IntEnum):
@@ -344,7 +344,7 @@ class Tallied(NamedTuple):
     event: ConnectEvent
     verdict: Verdict
     named: Named | None
-    """``None`` where the tally does not tell processes apart."""
+    """``None`` where the tally does not tell processes apart; ``event.comm`` may still name the program."""
     detail: Detail
     attempts: int
     duration_ns: int | None

@@ -66,11 +66,11 @@ class Unrecorded:
             self._output.count([_counted(attempt, enricher) for attempt in others])
         return wanted
 
-    def count(self, enricher: Enricher, now: float) -> None:
-        """Take what has been withheld since the last time, and see whose limits that were; ``now`` in seconds."""
+    def count(self, tallies: Sequence[Tally], enricher: Enricher, now: float) -> None:
+        """Count what has been withheld since the last time, and see whose limits that were; ``now`` in seconds."""
         tallied = []
         told = []
-        for tally in self._source.take_tallies():
+        for tally in tallies:
             named = None if tally.detail is Detail.WITHOUT_PROCESS else enricher.name(tally.event)
             told.append((tally, None if named is None else named.process))
             if not self.filters.counted and self._unwanted(tally, named, enricher):

@@ -98,7 +98,7 @@ enum otc_withheld {
 enum otc_detail {
 	OTC_WHOLE = 0,
 	OTC_WITHOUT_PEER = 1,
-	OTC_WITHOUT_PROCESS = 2, /* nor the peer: no more than the outcome needs */
+	OTC_WITHOUT_PROCESS = 2, /* nor the peer: the outcome, and the name unless there are too many names */
 };
 
 /* Attempts without records of their own, alike in all that the outcome and the metrics ask for. */

@@ -70,6 +70,7 @@ static __always_inline void forget_peer(struct otc_tally_key *key)
 	key->detail = OTC_WITHOUT_PEER;
 }
 
+/* Its name stays: a flood of forks is thousands of processes, and one program. */
 static __always_inline void forget_process(struct otc_tally_key *key)
 {
 	key->process_start_ns = 0;
@@ -77,7 +78,6 @@ static __always_inline void forget_process(struct otc_tally_key *key)
 	key->pid = 0;
 	key->uid = 0;
 	key->flags &= ~OTC_FLAG_KERNEL;
-	__builtin_memset(key->comm, 0, 16);
 	key->detail = OTC_WITHOUT_PROCESS;
 }
 
@@ -99,7 +99,10 @@ static __always_inline struct otc_tally *find_tally(void *turn, struct otc_tally
 	return bpf_map_lookup_elem(turn, key);
 }
 
-/* The last eighths of a turn are for those that have less and less in common, so that the outcome is kept. */
+/*
+ * The last quarter of a turn is for those that have less and less in common, so that the outcome is kept, and
+ * the name as long as there are fewer than some hundred names: a process may call itself anything.
+ */
 static __always_inline struct otc_tally *tally_of(struct otc_event *event, u8 withheld, u64 now)
 {
 	struct otc_tally_key key = {.withheld = withheld};
@@ -119,6 +122,10 @@ static __always_inline struct otc_tally *tally_of(struct otc_event *event, u8 wi
 	if (tally)
 		return tally;
 	forget_process(&key);
+	tally = find_tally(turn, &key, OTC_MAX_TALLIES / 16 * 15, now);
+	if (tally)
+		return tally;
+	__builtin_memset(key.comm, 0, 16);
 	return find_tally(turn, &key, OTC_MAX_TALLIES, now);
 }
 

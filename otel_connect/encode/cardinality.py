@@ -54,12 +54,12 @@ class MetricKey(NamedTuple):
 
 
 def metric_key(of: Attempt | Tallied) -> MetricKey:
-    """Return the exact key of an attempt or a tally, with ``_other`` for whom a tally does not tell apart."""
+    """Return the exact key of an attempt or a tally, with ``_other`` for what a tally does not tell apart."""
     event, named = of.event, of.named
     address, port = event.target
     end = _end(of.verdict, event.family)
     if named is None:
-        return MetricKey(OTHER_WORKLOAD, end, OTHER, address, port, None)
+        return MetricKey(OTHER_WORKLOAD, end, event.comm or OTHER, address, port, None)
     if named.server is not None:
         address, port = named.server.name, named.server.port_beside(port)
     # One for every attempt: the class's own constructor takes twice as long.
@@ -157,7 +157,8 @@ class AttributeSets:
             case Detail.WITHOUT_PEER:
                 return self._find_named(key, now)
             case Detail.WITHOUT_PROCESS:
-                return self._find_coarse(key, now)
+                named = key.executable_name != OTHER
+                return self._find_named(key, now) if named else self._find_coarse(key, now)
 
     def _find_named(self, key: MetricKey, now: Moment) -> Series:
         named = key._replace(address=OTHER)

@@ -52,6 +52,15 @@ class Enricher:
         """Take note of what the kernel tells about processes."""
         self._processes.learn(told)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether attempts without a record have to be named now, before their processes are forgotten."""
+        return self._processes.crowded
+
+    def turn(self) -> None:
+        """Begin another turn: the attempts without a record have been taken."""
+        self._processes.turn()
+
     def overhear(self, events: Iterable[ConnectEvent], askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
         """Take note of who asks name servers, be it by an attempt, and of what these say."""
         if self._names is not None:

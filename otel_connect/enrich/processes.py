@@ -51,6 +51,8 @@ class Processes:
         self._latest: LRUCache[tuple[int, int], dict[About, Told]] = LRUCache(remembered)
         self._known: LRUCache[tuple[int, int, int, str, int, int], Process] = LRUCache(remembered)
         self._places: LRUCache[tuple[int, int, int, int], Surroundings] = LRUCache(remembered)
+        self._remembered = remembered
+        self._newcomers = 0
         self.misses = 0
         """Processes whose executable was not to be found out any more."""
 
@@ -58,10 +60,22 @@ class Processes:
         """Take note of what the kernel says about processes."""
         for one in told:
             who = one.pid, one.process_start_boot_ns
-            facts = self._told.get((*who, one.exec_id)) or {}
+            facts = self._told.get((*who, one.exec_id))
+            if facts is None:
+                facts = {}
+                self._newcomers += 1
             secret = one.about is About.ARGUMENTS
             facts[one.about] = one._replace(texts=redact(one.texts)) if secret else one
             self._told[*who, one.exec_id] = self._latest[who] = facts
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many processes were told of this turn that more would push out the first ones unnamed."""
+        return self._newcomers > self._remembered // 4  # as many were named last, and stay longest
+
+    def turn(self) -> None:
+        """Begin another turn: the attempts without a record have been taken."""
+        self._newcomers = 0
 
     def inherit(self, former: "Processes") -> None:
         """Take over what another one was told: the kernel does not tell it again."""

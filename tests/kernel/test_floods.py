@@ -12,10 +12,12 @@ from otel_connect.agent import Agent
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
+from otel_connect.encode.cardinality import metric_key
 from otel_connect.enrich.procfs import executable, user_name
 from otel_connect.model import (
     Attempt,
     Balance,
+    ConnectEvent,
     Detail,
     KernelCounters,
     Outcome,
@@ -33,6 +35,8 @@ NOBODY = 0  # no process has this pid: nothing is left out
 FLOOD_S = by_length(full=60, short=4)
 BURST_S = by_length(full=10, short=2)
 NEIGHBOUR_RATE = 10
+FORKS = "forks-by-a-name-that-is-no-comm"
+"""The kernel keeps fifteen bytes of it: the whole name is in what it tells of each process."""
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +67,7 @@ class Collected:
     def count(self, tallied: Sequence[Tallied]) -> None:
         for alike in tallied:
             self.tallied[alike.event.pid, alike.verdict.outcome] += alike.attempts
-            name = alike.named.process.executable_name if alike.named else ""
-            self.programs[name, alike.verdict.outcome] += alike.attempts
+            self.programs[metric_key(alike).executable_name, alike.verdict.outcome] += alike.attempts
 
     def throttled(self, events: Sequence[ThrottleEvent]) -> None:
         self.throttles += events
@@ -103,15 +106,17 @@ def assert_balanced(counters: KernelCounters, tallied: int, in_progress: int = 0
     assert withheld == tallied + counters.untallied
 
 
-def drained(capture: KernelCapture) -> Counter[tuple[int, Outcome]]:
-    recorded: Counter[tuple[int, Outcome]] = Counter()
+def drained_events(capture: KernelCapture) -> Iterator[ConnectEvent]:
     more = True
     while more:
         taken = capture.drain()
         assert taken.undecodable == 0
-        recorded.update((event.pid, decide(event).outcome) for event in taken.events)
+        yield from taken.events
         more = taken.more
-    return recorded
+
+
+def drained(capture: KernelCapture) -> Counter[tuple[int, Outcome]]:
+    return Counter((event.pid, decide(event).outcome) for event in drained_events(capture))
 
 
 def by_process(tallies: Sequence[Tally]) -> Counter[tuple[int, Outcome]]:
@@ -222,7 +227,7 @@ def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_r
     config = CaptureConfig(process_rate=100, process_burst=100, cgroup_rate=10, cgroup_burst=10)
     with KernelCapture(config, NOBODY) as capture:
         with floods.start("refused", 20, name="neighbour", rate=NEIGHBOUR_RATE) as neighbour:
-            forks = floods.start("forks", name="forks")
+            forks = floods.start("forks", name=FORKS)
 
             def still_running() -> bool:
                 if not neighbour.running:
@@ -233,12 +238,29 @@ def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_r
             kept, made = neighbour.report(), forks.report()
         counters = capture.counters()
     assert of(neighbour.pid, output.recorded) == kept == {Outcome.REFUSED: 20}
-    assert output.programs["forks", Outcome.REFUSED] == made[Outcome.REFUSED] > 1000
+    assert output.programs[FORKS, Outcome.REFUSED] == made[Outcome.REFUSED] > 1000
     assert balance.difference == 0
     assert_balanced(counters, output.tallied.total(), output.pending)
     # One limit of one cgroup is one throttle, however many processes there are.
     of_cgroups = [event for event in output.throttles if event.limit is Withheld.CGROUP_RATE and event.started]
     assert len(of_cgroups) == len({event.cgroup_id for event in of_cgroups}) >= 1
+
+
+def test_more_forks_than_a_turn_holds_keep_the_name_of_their_program(floods: Floods) -> None:
+    config = CaptureConfig(process_rate=1, process_burst=4, cgroup_rate=1, cgroup_burst=4)
+    with KernelCapture(config, NOBODY) as capture:
+        made = floods.start("forks", 8500, name="forks").report()
+        tallies, counters = settle(capture)
+        in_progress = capture.in_progress()
+        recorded = sum(event.comm == "forks" for event in drained_events(capture))
+    of_forks = Counter[Detail]()
+    for tally in tallies:
+        if tally.event.comm == "forks":
+            of_forks[tally.detail] += tally.attempts
+    assert of_forks.keys() == set(Detail)
+    assert of_forks.total() + recorded == made[Outcome.REFUSED] == 8500 * 3
+    assert {tally.event.pid for tally in tallies if tally.detail is Detail.WITHOUT_PROCESS} == {0}
+    assert_balanced(counters, sum(tally.attempts for tally in tallies), in_progress)
 
 
 def test_processes_that_flood_together_have_no_more_than_their_cgroup(floods: Floods) -> None:

@@ -1,6 +1,7 @@
 """The loop, with a source and an output that a test holds in its hands."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.names import Names
 from otel_connect.figures import AgentState
 from otel_connect.model import (
+    About,
     Asker,
     Attempt,
     Balance,
@@ -27,6 +29,7 @@ from otel_connect.model import (
     Tallied,
     Tally,
     ThrottleEvent,
+    Told,
     Withheld,
 )
 from tests.support.enriching import make_enricher
@@ -128,18 +131,22 @@ class Hangup(Collected):
         raise BrokenPipeError
 
 
+class Rounds:
+    """Stops the agent after so many rounds."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def wait(self, timeout: float) -> bool:
+        assert timeout == 0
+        self._left -= 1
+        return self._left < 0
+
+
 def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/bin/curl") -> Collected:
-    class StopAfter:
-        calls = 0
-
-        def wait(self, timeout: float) -> bool:
-            assert timeout == 0
-            self.calls += 1
-            return self.calls > rounds
-
     output = Collected()
     enricher = make_enricher(lambda _pid, _start: executable, lambda _uid: "alice")
-    balance = Agent(source, enricher, output, 0.0).run(StopAfter())
+    balance = Agent(source, enricher, output, 0.0).run(Rounds(rounds))
     assert output.closed == balance
     assert balance.difference == 0
     return output
@@ -336,3 +343,41 @@ def test_a_throttle_is_told_of_in_one_harmless_line_and_ends_with_the_agent(capl
     assert [(event.started, event.attempts) for event in output.throttles] == [(True, 5), (False, 5)]
     assert len(caplog.messages) == 2
     assert all(line.isprintable() and "cgroup_rate" in line for line in caplog.messages)
+
+
+def test_attempts_without_a_record_are_named_by_what_the_ring_still_holds() -> None:
+    """At any turn, and at the last: the kernel tells of a process before its first attempt ends."""
+    for rounds in (0, 1):
+        event = make_event(exec_id=0, comm="short")
+        executable = Told(event.pid, event.process_start_boot_ns, 3, About.EXECUTABLE, ("a-longer-name",), True, None)
+        tally = Tally(Withheld.CGROUP_RATE, Detail.WHOLE, event, 5, 500, 1, 2)
+        source = FakeSource(
+            *[Drained([], 0, more=False)] * rounds, Drained([], 0, False, [executable]), tallies=[tally]
+        )
+        output = run(source, rounds=rounds, executable=None)
+        assert [one.named and one.named.process.executable_name for one in output.tallied] == ["a-longer-name"]
+
+
+def test_a_flood_of_processes_is_counted_before_the_first_are_forgotten() -> None:
+    """A turn ends early when more processes were told of than are remembered."""
+    events = [make_event(pid=pid, exec_id=0, comm="short") for pid in range(1, 61)]
+    told = [
+        Told(one.pid, one.process_start_boot_ns, 3, About.EXECUTABLE, ("a-longer-name",), True, None) for one in events
+    ]
+
+    class Flooded(FakeSource):
+        """Tells of a few processes in each reading, and tallies their attempts."""
+
+        def drain(self) -> Drained:
+            new, told[:] = told[:6], told[6:]
+            known = {one.pid for one in new}
+            self.tallies += [
+                Tally(Withheld.CGROUP_RATE, Detail.WHOLE, one, 1, 1, 1, 2) for one in events if one.pid in known
+            ]
+            return Drained([], 0, bool(new), new)
+
+    output = Collected()
+    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None, remembered=32)
+    Agent(Flooded(), enricher, output, 0.0).run(Rounds(10))
+    names = Counter(one.named and one.named.process.executable_name for one in output.tallied)
+    assert names == {"a-longer-name": 60}

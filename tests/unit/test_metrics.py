@@ -504,16 +504,19 @@ def test_a_name_goes_with_the_port_that_the_record_has(asked: int | None, told: 
     assert attributes_of(point)["server.port"] == dict(attempt_attributes(attempt))["server.port"] == told
 
 
-def test_tallies_that_do_not_tell_processes_apart_are_of_another_workload() -> None:
+@pytest.mark.parametrize(("comm", "shown"), [("forks", "forks"), ("", "_other"), ("_other", "_other")])
+def test_tallies_that_do_not_tell_processes_apart_are_of_another_workload(comm: str, shown: str) -> None:
+    """They keep the kernel's name for the program, unless there were too many of those, too."""
     metrics = make_metrics()
     attempt = make_attempt()
-    alike = Tallied(attempt.event, attempt.verdict, None, Detail.WITHOUT_PROCESS, 7, None)
+    alike = Tallied(attempt.event._replace(comm=comm), attempt.verdict, None, Detail.WITHOUT_PROCESS, 7, None)
     metrics.record_tallied([alike, alike._replace(named=attempt.named, detail=Detail.WITHOUT_PEER)])
     found = by_service(metrics)
     assert total(found["_other"]["otel_connect.attempts"]) == total(found["shop"]["otel_connect.attempts"]) == 7
     assert metrics.overflowed == 14
     (other,), (known,) = (points_of(found[name]["otel_connect.attempts"]) for name in ("_other", "shop"))
-    assert attributes_of(other)["process.executable.name"] == attributes_of(other)["server.address"] == "_other"
+    assert attributes_of(other)["server.address"] == "_other"
+    assert attributes_of(other)["process.executable.name"] == shown
     assert attributes_of(known)["process.executable.name"] == "curl"
     assert metric_key(alike).workload.service_name == "_other"
 

@@ -74,10 +74,11 @@ def test_of_tallies_what_is_left_out_for_certain_is_not_counted_where_that_is_no
     ]
     for count, counted in ((True, [1, 2, 3, 4, 5, 6]), (False, [4, 5, 6])):
         metrics = Metrics()
-        unrecorded = Unrecorded(Kernel(*tallies), metrics)
+        kernel = Kernel(*tallies)
+        unrecorded = Unrecorded(kernel, metrics)
         unrecorded.filters = without(25, count=count)
-        unrecorded.count(ENRICHER, 0.0)
-        unrecorded.count(ENRICHER, 1.0)
+        unrecorded.count(kernel.take_tallies(), ENRICHER, 0.0)
+        unrecorded.count(kernel.take_tallies(), ENRICHER, 1.0)
         assert [attempts for _, attempts in metrics.counted] == counted
         # Whoever is limited is told of, also where that is not counted.
         assert sum(event.attempts for event in metrics.events if event.started) == 3 + 4 + 5
