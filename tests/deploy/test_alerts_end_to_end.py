@@ -25,6 +25,8 @@ from tests.support.collector import Collector, free_ports
 from tests.support.prometheus import Labels, Monitoring, Webhook
 from tests.support.resolver import Resolver
 
+pytestmark = pytest.mark.captures
+
 FACTOR = 60
 """Five minutes are five seconds."""
 

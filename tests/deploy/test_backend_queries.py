@@ -19,7 +19,7 @@ from tests.support.peer import Answer, Behaviour
 from tests.support.queries import Query, preamble, queries, questions
 from tests.support.runtimes import PYTHON
 
-pytestmark = pytest.mark.timeout(1500)  # the first use of the backends builds them
+pytestmark = [pytest.mark.captures, pytest.mark.timeout(1500)]  # the first use of the backends builds them
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "collector-config" / "minimal.yaml"
 TO_JAEGER = """

@@ -24,7 +24,7 @@ from tests.support.collector import DIRECT, Collector
 from tests.support.peer import Answer, Behaviour
 from tests.support.receiver import HttpReceiver, Received, make_certificates
 
-pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
+pytestmark = [pytest.mark.captures, pytest.mark.timeout(1200)]  # the first use of the collector builds it
 
 FOLDER = Path(__file__).parents[2] / "examples" / "collector-config"
 

@@ -18,7 +18,7 @@ from tests.support.collector import Collector
 from tests.support.network import closed_port
 from tests.support.prometheus import prometheus_programs
 
-pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
+pytestmark = [pytest.mark.captures, pytest.mark.timeout(1200)]  # the first use of the collector builds it
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "examples/compose"

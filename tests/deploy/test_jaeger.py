@@ -12,7 +12,7 @@ from tests.support.collector import Collector
 from tests.support.jaeger import Found, Jaeger
 from tests.support.peer import Answer, Behaviour
 
-pytestmark = pytest.mark.timeout(1500)  # the first use of Jaeger and the collector builds them
+pytestmark = [pytest.mark.captures, pytest.mark.timeout(1500)]  # the first use of Jaeger and the collector builds them
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "collector-config" / "jaeger.yaml"
 # The log records, too, so that the spans can be held against them.

@@ -18,7 +18,7 @@ from tests.support.peer import Answer, Behaviour
 from tests.support.prometheus import Monitoring, as_grafana_sends
 from tests.support.queries import Query, queries
 
-pytestmark = pytest.mark.timeout(1200)  # the first use of the collector builds it
+pytestmark = [pytest.mark.captures, pytest.mark.timeout(1200)]  # the first use of the collector builds it
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "collector-config" / "prometheus.yaml"

@@ -31,6 +31,8 @@ from tests.support.receiver import GrpcReceiver, HttpReceiver, Receiver, Reply
 from tests.support.soak import LongRun, by_length
 from tests.support.status import Status, unix_listen
 
+pytestmark = pytest.mark.captures
+
 DOWN = Reply(status=503, code=grpc.StatusCode.UNAVAILABLE)
 EVENT_ID, PID = "otel_connect.event.id", "process.pid"
 

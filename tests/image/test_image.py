@@ -19,6 +19,8 @@ from tests.support.agent import RunningAgent
 from tests.support.network import Listener, closed_port
 from tests.support.receiver import GrpcReceiver
 
+pytestmark = pytest.mark.captures
+
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 DOCUMENTATION = PROJECT / "examples/docker/README.md"

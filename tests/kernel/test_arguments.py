@@ -14,6 +14,8 @@ from tests.support.network import closed_port
 from tests.support.redaction_corpus import harmless_lines, secret_lines
 from tests.support.watch import USERS, once_program, watching
 
+pytestmark = pytest.mark.captures
+
 LONG = "long" * 64
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.network import NetworkNamespace
 
+pytestmark = pytest.mark.captures
+
 SERVICE, SERVICE_6 = "10.96.0.10", "fd96::10"
 SERVER, SERVER_6 = "10.77.2.2", "fd77:2::2"
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
@@ -18,6 +20,8 @@ from tests.support.bench import Bench, Family
 from tests.support.collector import await_until
 from tests.support.network import closed_port
 from tests.support.peer import Answer, Behaviour
+
+pytestmark = pytest.mark.captures
 
 NOBODY = 0  # no process has this pid: nothing is left out
 

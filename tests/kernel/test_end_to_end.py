@@ -18,6 +18,8 @@ from tests.support.collector import Collector
 from tests.support.peer import Answer, Behaviour
 from tests.support.runtimes import Runtime, available
 
+pytestmark = pytest.mark.captures(shared=True)
+
 ATTEMPTS = 13
 """Of every outcome, spread over the runtimes: a prime, so that nothing doubled or halved can add up to it."""
 

@@ -22,6 +22,8 @@ from tests.support.flood import Floods, other_cgroup
 from tests.support.ledger import exit_ledgers
 from tests.support.network import NetworkNamespace, closed_port
 
+pytestmark = pytest.mark.captures
+
 NOBODY = 0  # no process has this pid: nothing is left out
 NOTHING = KernelFilters(frozenset(), frozenset(), frozenset())
 UNUSED_UID = 4_123_456

@@ -31,6 +31,8 @@ from tests.support.flood import Flood, Floods, other_cgroup
 from tests.support.network import closed_port
 from tests.support.soak import LongRun, by_length
 
+pytestmark = pytest.mark.captures
+
 NOBODY = 0  # no process has this pid: nothing is left out
 FLOOD_S = by_length(full=60, short=4)
 BURST_S = by_length(full=10, short=2)
@@ -224,7 +226,8 @@ def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(
 
 def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_records(floods: Floods) -> None:
     output = Collected()
-    config = CaptureConfig(process_rate=100, process_burst=100, cgroup_rate=10, cgroup_burst=10)
+    # An agent that is behind makes tokens dear: the rate leaves the neighbour enough of them even then.
+    config = CaptureConfig(process_rate=1000, process_burst=1000, cgroup_rate=10, cgroup_burst=10)
     with KernelCapture(config, NOBODY) as capture:
         with floods.start("refused", 20, name="neighbour", rate=NEIGHBOUR_RATE) as neighbour:
             forks = floods.start("forks", name=FORKS)
@@ -238,7 +241,10 @@ def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_r
             kept, made = neighbour.report(), forks.report()
         counters = capture.counters()
     assert of(neighbour.pid, output.recorded) == kept == {Outcome.REFUSED: 20}
-    assert output.programs[FORKS, Outcome.REFUSED] == made[Outcome.REFUSED] > 1000
+    # What the kernel tells of a process finds no room in a full ring: then its own name for it remains.
+    names = (FORKS, FORKS[:15])
+    assert sum(output.programs[name, Outcome.REFUSED] for name in names) == made[Outcome.REFUSED] > 1000
+    assert output.programs[FORKS, Outcome.REFUSED] > 0
     assert balance.difference == 0
     assert_balanced(counters, output.tallied.total(), output.pending)
     # One limit of one cgroup is one throttle, however many processes there are.

@@ -19,6 +19,8 @@ from tests.support.agent import RunningAgent
 from tests.support.collector import Collector
 from tests.support.network import closed_port
 
+pytestmark = pytest.mark.captures
+
 COMMS = {
     "escape": b"\x1b[2J\x1b]0;owned",
     "bell and backspace": b"a\x07\x08\x08b",

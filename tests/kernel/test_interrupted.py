@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
+import pytest
+
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
 from otel_connect.capture.preflight import TRACEFS
@@ -28,6 +30,8 @@ from tests.support.bench import Bench, Family, Target
 from tests.support.collector import await_until
 from tests.support.network import closed_port
 from tests.support.peer import Answer, Behaviour
+
+pytestmark = pytest.mark.captures
 
 TIMEOUTS = 1500
 

@@ -32,6 +32,8 @@ from tests.support.network import closed_port
 from tests.support.receiver import HttpReceiver, Receiver, Reply, ServerTls, make_certificates
 from tests.support.status import Status, unix_listen
 
+pytestmark = pytest.mark.captures
+
 CAP_SYS_PTRACE = 1 << 19
 SELF = os.getpid()
 CLOCKS = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)

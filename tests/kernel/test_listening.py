@@ -10,6 +10,8 @@ from otel_connect.capture.privileges import CAPABILITIES
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.collector import await_until
 
+pytestmark = pytest.mark.captures
+
 OPENER = b"otel_connect.capture.opener"
 
 

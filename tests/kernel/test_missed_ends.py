@@ -31,6 +31,8 @@ from tests.support.events import make_attempt
 from tests.support.network import closed_port
 from tests.support.peer import Answer, Behaviour
 
+pytestmark = pytest.mark.captures
+
 NOBODY = 0  # no process has this pid: nothing is left out
 FINAL = Hook.ENTER | Hook.SYN_SENT | Hook.EXIT
 TCP_USER_TIMEOUT = 18

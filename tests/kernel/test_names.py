@@ -21,6 +21,8 @@ from tests.support.naming import Naming, with_files
 from tests.support.network import NetworkNamespace
 from tests.support.resolver import Resolver
 
+pytestmark = pytest.mark.captures
+
 PORT = 8080
 RECORDS = {
     "web.test": [("A", "127.0.0.80"), ("AAAA", "fd00:53::80")],

@@ -15,6 +15,8 @@ from tests.support.cases import CASES, Case, run_all
 from tests.support.outcome_cases import CASES as TABLE
 from tests.support.outcome_cases import KERNEL
 
+pytestmark = pytest.mark.captures(shared=True)
+
 
 class Capture(NamedTuple):
     """All cases made once, and what the agent said."""

@@ -14,6 +14,8 @@ from tests.kernel.test_rates import COUNTED_EVERY
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.network import NetworkNamespace
 
+pytestmark = pytest.mark.captures
+
 # Nobody else uses these: what of them is found came from here.
 OURS, PEER = "10.77.166.55", "10.77.166.44"
 OURS_6, PEER_6 = "fd77:1:2:3:4:5:6:7755", "fd77:1:2:3:4:5:6:7744"

@@ -19,6 +19,8 @@ from otel_connect.model import Surroundings
 from tests.support.cgroups import cgroup, own_cgroups
 from tests.support.watch import USERS, Seen, once_program, watching
 
+pytestmark = pytest.mark.captures
+
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 

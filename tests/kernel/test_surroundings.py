@@ -11,6 +11,8 @@ import pytest
 from tests.support.cgroups import cgroup, hierarchies, own_cgroups
 from tests.support.watch import once_program, watching
 
+pytestmark = pytest.mark.captures
+
 NAME = "OTEL_SERVICE_NAME"
 ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 MUCH = "k8s.pod.name=shop," * 50  # 900 bytes

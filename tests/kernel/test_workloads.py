@@ -30,6 +30,8 @@ from tests.support.otlp_json import Fields
 from tests.support.publisher import Publisher
 from tests.support.watch import once_program
 
+pytestmark = pytest.mark.captures
+
 ENGINE = Path(__file__).parents[1] / "image/engine.sh"
 NUMBER = f"{os.getpid():012x}"
 ID = "0f" * 26 + NUMBER

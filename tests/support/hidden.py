@@ -2,7 +2,8 @@
 
 Some hosts keep programs away from their supervisor, process 1: a softirq that interrupts one of its threads
 runs no program, whatever that is attached to, and no counter of missed runs moves. An attempt that ends there
-ends unseen. It cannot be avoided, but it can be told apart from a fault: the kernel's event log sees it.
+ends unseen. It cannot be avoided, but it can be told apart from a fault: the kernel's event log sees it
+(``reruns`` acts on that).
 """
 
 import os
