@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -126,6 +127,15 @@ def test_after_detaching_nothing_more_is_seen() -> None:
         capture.detach()
         refuse(2)
         assert len(ours(drained(capture))) == 1
+
+
+def test_the_round_trip_time_is_that_of_the_socket() -> None:
+    """In microseconds; the kernel keeps eighths of them."""
+    with capturing() as capture, socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as client:
+            (round_trip_us,) = struct.unpack_from("=I", client.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 104), 68)
+        (event,) = ours(drained(capture))
+    assert event.srtt_us == round_trip_us > 0
 
 
 def test_times_are_those_of_the_clocks() -> None:

@@ -37,7 +37,7 @@ NOBODY = 0  # no process has this pid: nothing is left out
 FLOOD_S = by_length(full=60, short=4)
 BURST_S = by_length(full=10, short=2)
 NEIGHBOUR_RATE = 10
-FORKS = "forks-by-a-name-that-is-no-comm"
+FORKS = f"forks-{os.getpid()}-by-a-name-that-is-no-comm"
 """The kernel keeps fifteen bytes of it: the whole name is in what it tells of each process."""
 
 
@@ -255,13 +255,13 @@ def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_r
 def test_more_forks_than_a_turn_holds_keep_the_name_of_their_program(floods: Floods) -> None:
     config = CaptureConfig(process_rate=1, process_burst=4, cgroup_rate=1, cgroup_burst=4)
     with KernelCapture(config, NOBODY) as capture:
-        made = floods.start("forks", 8500, name="forks").report()
+        made = floods.start("forks", 8500, name=FORKS).report()
         tallies, counters = settle(capture)
         in_progress = capture.in_progress()
-        recorded = sum(event.comm == "forks" for event in drained_events(capture))
+        recorded = sum(event.comm == FORKS[:15] for event in drained_events(capture))
     of_forks = Counter[Detail]()
     for tally in tallies:
-        if tally.event.comm == "forks":
+        if tally.event.comm == FORKS[:15]:
             of_forks[tally.detail] += tally.attempts
     assert of_forks.keys() == set(Detail)
     assert of_forks.total() + recorded == made[Outcome.REFUSED] == 8500 * 3

@@ -49,6 +49,7 @@ class FakeSource:
         ring_full: int = 0,
         tallies: Sequence[Tally] = (),
         untallied: int = 0,
+        call_full: int = 0,
     ) -> None:
         self.tallies = list(tallies)
         self.readings = list(readings)
@@ -57,7 +58,9 @@ class FakeSource:
         emitted = sum(len(reading.events) + reading.undecodable for reading in readings)
         throttled = sum(tally.attempts for tally in tallies) + untallied
         seen = emitted + len(in_progress) + ring_full + throttled
-        self._counters = KernelCounters(seen, emitted, ring_full, 0, 0, 0, 0, throttled, untallied)
+        self._counters = KernelCounters(seen, emitted, ring_full, 0, 0, 0, 0, throttled, untallied)._replace(
+            call_full=call_full
+        )
 
     def drain(self) -> Drained:
         return self.readings.pop(0) if self.readings else Drained([], 0, more=False)
@@ -381,3 +384,9 @@ def test_a_flood_of_processes_is_counted_before_the_first_are_forgotten() -> Non
     Agent(Flooded(), enricher, output, 0.0).run(Rounds(10))
     names = Counter(one.named and one.named.process.executable_name for one in output.tallied)
     assert names == {"a-longer-name": 60}
+
+
+def test_calls_that_found_no_room_are_probes_that_missed_something() -> None:
+    output = run(FakeSource(call_full=4))
+    assert output.closed is not None
+    assert output.closed.probe_missed == 3 + 4

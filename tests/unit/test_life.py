@@ -8,7 +8,7 @@ from otel_connect.errors import ConfigError
 from otel_connect.figures import Account, AgentState, Outlet
 from otel_connect.life import Life, Losses
 from otel_connect.model import Signal
-from otel_connect.serve.report import Phase, Report
+from otel_connect.serve.report import Phase, Report, stuck_for_s
 from otel_connect.serve.systemd import ServiceManager
 from tests.support.figures import OUTLET, STATE
 
@@ -143,3 +143,29 @@ def test_losses_are_said_once_a_minute_for_each_reason_and_completely() -> None:
 
 def test_no_loss_no_news() -> None:
     assert Losses().news({Signal.LOGS: Account(1, 0, 0, 1, {})}, 0.0) == []
+
+
+def test_a_loss_is_an_event_once_and_what_is_left_out_by_design_is_none() -> None:
+    held = Held()
+    dropped = {"expired": 3, "sampled": 9, "filtered": 9, "kernel_throttled": 9, "shutdown": 9}
+    held.outlets = OUTLET._replace(accounts={Signal.TRACES: Account(99, 0, 0, 0, dropped)})
+    held.rounds(50, 1.0)
+    (event,) = held.events
+    assert (event.name, event.warning) == ("otel_connect.agent.data_lost", True)
+    assert dict(event.attributes) == {
+        "otel_connect.signal": "traces",
+        "otel_connect.reason": "expired",
+        "otel_connect.count": 3,
+    }
+
+
+def test_a_loop_that_has_not_gone_round_for_ten_seconds_is_stuck() -> None:
+    report = Held().life.report()
+    assert [stuck_for_s(report, report.at_monotonic_s + passed) for passed in (0.0, 10.0)] == [None, None]
+    assert stuck_for_s(report, report.at_monotonic_s + 10.5) == 10.5
+
+
+def test_the_service_manager_is_told_how_it_goes_every_ten_seconds() -> None:
+    held = Held()
+    held.rounds(300, 0.1)
+    assert sum(line.startswith("STATUS=") for line in held.manager.told) == 3

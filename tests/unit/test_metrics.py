@@ -296,6 +296,17 @@ def test_starts_follow_a_clock_that_was_set(day_ns: int) -> None:
     assert request.SerializeToString() == before
 
 
+def test_the_agents_own_sums_begin_no_earlier_than_the_clock_that_was_set_says() -> None:
+    """The SDK's points have its own clock, which is the machine's: an hour behind the one that is said to hold now."""
+    metrics = AttemptMetrics(
+        RESOURCES, figures=lambda: FIGURES, clock=lambda: Moment(time.time_ns() + 3600 * SECOND, 7)
+    )
+    collect(metrics)
+    own = collect(metrics)["otel_connect.agent.events"].sum.data_points
+    assert own
+    assert all(point.start_time_unix_nano == point.time_unix_nano for point in own)
+
+
 def test_cumulative_by_default_delta_by_the_variable() -> None:
     for environ, totals, temporality in (
         ({}, [1, 2], AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE),

@@ -52,6 +52,7 @@ class Kept:
         self._ledger = Ledger()
         self._lose = lose
         self.configurations: list[ExportConfig] = []
+        self.closed_within_s: list[float] = []
 
     def put(self, request: Request) -> None:
         self.requests.append(request)
@@ -77,7 +78,7 @@ class Kept:
         self.configurations.append(config)
 
     def close(self, timeout_s: float) -> None:
-        """Nothing waits here."""
+        self.closed_within_s.append(timeout_s)
 
     def records(self, signal: Signal) -> int:
         return sum(request.records for request in self.requests if request.signal is signal)
@@ -105,6 +106,22 @@ def test_a_batch_waits_for_its_time_and_the_metrics_for_theirs() -> None:
     clock.now += 1
     output.tick(lambda: state(2))
     assert sink.records(Signal.METRICS) > 0
+
+
+def test_the_end_waits_for_a_backend_for_five_seconds_at_most() -> None:
+    sink = Kept()
+    telemetry(sink).close(state(0))
+    assert sink.closed_within_s == [5.0]
+
+
+def test_probes_that_were_skipped_are_said_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for missed in (0, 3):
+        balance = state(0).balance._replace(probe_missed=missed)
+        telemetry(Kept()).close(state(0)._replace(balance=balance))
+    assert [line for line in caplog.messages if "skipped" in line] == [
+        "probes skipped by the kernel at most 3 times: see docs/troubleshooting.md"
+    ]
 
 
 def test_a_large_batch_does_not_wait() -> None:
