@@ -205,7 +205,8 @@ def test_kills_under_load_lose_nothing_that_was_committed(tmp_path: Path, long_r
                 make_attempts(20)
                 Event().wait(chance.uniform(0, 0.6))
                 agent.kill()
-            committed |= on_disk(state / "spool", tmp_path / "copy")
+            left = on_disk(state / "spool", tmp_path / "copy")
+            committed |= left
         load.kill()
         receiver.answer()
         with RunningAgent(environment=where) as agent:
@@ -218,7 +219,8 @@ def test_kills_under_load_lose_nothing_that_was_committed(tmp_path: Path, long_r
         f"{len(committed)} attempts found in the spool after a kill, {len(lost)} lost, "
         f"{arrived.total() - len(arrived)} sent twice",
     )
-    assert committed
+    assert left
     assert lost == set()
+    assert exit_ledgers(agent.errors)["logs"].recovered >= len(left)  # and events of the agent, which have no id
     ledger = exit_ledgers(agent.errors)["logs"]
     assert (ledger.queued, ledger.dropped) == (0, {})

@@ -84,6 +84,8 @@ def test_no_committed_batch_is_lost_and_no_settled_one_comes_back(tmp_path: Path
         # The last one may have been committed, or settled, without there having been time to tell.
         assert waiting - there <= under_way
         assert there - waiting <= {first}
+        recovered = sum(bench.account(of).recovered for of in SIGNALS)
+        assert recovered == sum(number % 7 + 1 for number in there)
         again += bool(under_way & there)
         waiting = there
         first = max([first, *there]) + 1

@@ -269,6 +269,9 @@ def test_a_hundred_reloads_under_load_leave_no_attempt_uncounted(tmp_path: Path)
                         agent.process.send_signal(signal.SIGHUP)
                         assert supervisor.hear_until("RELOADING")["MONOTONIC_USEC"].isdigit()
                         answers[supervisor.hear_until("READY")["STATUS"].partition(",")[0]] += 1
+                    # The second was refused: what the first says is in force, and nothing else.
+                    places = (listen, f"{listen}.2")
+                    assert [Status(place).reachable() for place in places] == [number % 3 != 1, number % 3 == 1]
                 client.terminate()
                 reader.join()
         assert answers == {"capturing": 50, "configuration not reloaded": 50}

@@ -1,11 +1,13 @@
 """The outcome is one pure function of the evidence."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.capture.outcome import decide
-from otel_connect.model import ConnectEvent, Ending, Outcome
+from otel_connect.model import ConnectEvent, Ending, Hook, Outcome
 from tests.support.events import make_event
 from tests.support.outcome_cases import CASES, OutcomeCase
 
@@ -20,6 +22,29 @@ def test_each_case_of_the_table(case: OutcomeCase) -> None:
 
 def test_the_table_has_every_outcome() -> None:
     assert {case.outcome for case in CASES} == set(Outcome)
+
+
+@pytest.mark.parametrize("number", [errno.ENONET, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EHOSTDOWN])
+def test_what_icmp_codes_become_is_unreachable(number: int) -> None:
+    """Each of them; the kernel's table is icmp_err_convert."""
+    assert decide(make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "sk_err": number})) == (
+        Outcome.UNREACHABLE,
+        number,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shutdown", "outcome"), [(0, Outcome.UNKNOWN), (1, Outcome.UNKNOWN), (2, Outcome.UNKNOWN), (3, Outcome.ABANDONED)]
+)
+def test_only_close_shuts_both_directions_down(shutdown: int, outcome: Outcome) -> None:
+    event = make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "shutdown": shutdown, "socket_state": 0})
+    assert decide(event) == (outcome, None)
+
+
+def test_a_connect_that_is_refused_before_its_syn_failed_here() -> None:
+    evidence = NO_EVIDENCE | {"ending": Ending.RETURNED, "returned": -errno.ECONNREFUSED}
+    assert decide(make_event(**evidence, hooks=int(Hook.ENTER | Hook.EXIT))).outcome is Outcome.LOCAL_ERROR
+    assert decide(make_event(**evidence, hooks=int(Hook.SYN_SENT | Hook.END))).outcome is Outcome.REFUSED
 
 
 @given(
