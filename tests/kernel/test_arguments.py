@@ -12,7 +12,7 @@ import pytest
 from tests.support.agent import RunningAgent
 from tests.support.network import closed_port
 from tests.support.redaction_corpus import harmless_lines, secret_lines
-from tests.support.watch import USERS, once_program, watching
+from tests.support.watch import USERS, Watching, once_program, open_watch
 
 pytestmark = pytest.mark.captures
 
@@ -23,6 +23,18 @@ LONG = "long" * 64
 def program() -> Iterator[Path]:
     with once_program() as once:
         yield once
+
+
+@pytest.fixture(scope="module")
+def watching() -> Iterator[Watching]:
+    with open_watch() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def watching_arguments() -> Iterator[Watching]:
+    with open_watch(command_args=True) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -37,7 +49,7 @@ def program() -> Iterator[Path]:
     ],
     ids=repr,
 )
-def test_the_first_argument_alone_is_read(first: str, command: str, program: Path) -> None:
+def test_the_first_argument_alone_is_read(first: str, command: str, program: Path, watching: Watching) -> None:
     with watching() as (watch, port):
         with subprocess.Popen([first, str(port), "", "never-read"], executable=program) as client:
             pass
@@ -56,8 +68,10 @@ def test_the_first_argument_alone_is_read(first: str, command: str, program: Pat
     ],
     ids=["empty ones", "any bytes", "a secret", "too many: those that are there whole"],
 )
-def test_all_arguments_are_read_on_demand(given: list[str], shown: list[str], program: Path) -> None:
-    with watching(command_args=True) as (watch, port):
+def test_all_arguments_are_read_on_demand(
+    given: list[str], shown: list[str], program: Path, watching_arguments: Watching
+) -> None:
+    with watching_arguments() as (watch, port):
         with subprocess.Popen(["once", str(port), *given], executable=program) as client:
             pass
         [seen] = watch.take(client.pid)
@@ -117,7 +131,7 @@ def test_a_secret_in_what_a_program_calls_itself_is_shown_nowhere(output: str) -
 
 
 @pytest.mark.parametrize(("prefix", "vpid"), [(["unshare", "--fork", "--pid"], 1), ([], None)], ids=["inside", "out"])
-def test_the_pid_in_a_namespace(prefix: list[str], vpid: int | None, program: Path) -> None:
+def test_the_pid_in_a_namespace(prefix: list[str], vpid: int | None, program: Path, watching: Watching) -> None:
     with watching() as (watch, port):
         with subprocess.Popen([*prefix, program, str(port), "thread"]) as client:
             pass
@@ -127,7 +141,7 @@ def test_the_pid_in_a_namespace(prefix: list[str], vpid: int | None, program: Pa
     assert seen.process.executable_path == str(program)
 
 
-def test_a_setuid_program(program: Path) -> None:
+def test_a_setuid_program(program: Path, watching: Watching) -> None:
     other = Path(shutil.copy(program, program.with_name("setuid")))
     os.chown(other, 1234, 5678)
     other.chmod(0o6755)

@@ -17,7 +17,7 @@ import pytest
 
 from otel_connect.model import Surroundings
 from tests.support.cgroups import cgroup, own_cgroups
-from tests.support.watch import USERS, Seen, once_program, watching
+from tests.support.watch import USERS, Seen, Watching, once_program, open_watch
 
 pytestmark = pytest.mark.captures
 
@@ -29,6 +29,12 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 def program() -> Iterator[Path]:
     with once_program() as once:
         yield once
+
+
+@pytest.fixture(scope="module")
+def watching() -> Iterator[Watching]:
+    with open_watch() as made:
+        yield made
 
 
 def paths_of(taken: Sequence[Seen], pid: int) -> list[str | None]:
@@ -56,7 +62,7 @@ def surroundings(number: int) -> Surroundings:
     return Surroundings(cgroups.get(""), cgroups.get("pids"), tuple(variables.items()))
 
 
-def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path) -> None:
+def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path, watching: Watching) -> None:
     copies = [Path(shutil.copy(program, program.with_name(name))) for name in ("curl", "psql", "redis-cli", "x")]
     expected = {}
     with watching() as (watch, port):
@@ -93,7 +99,9 @@ def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path)
     assert len({around for _, around in expected.values()}) == 200
 
 
-def test_of_1000_processes_with_pids_used_again_1000_are_known(program: Path, tmp_path: Path) -> None:
+def test_of_1000_processes_with_pids_used_again_1000_are_known(
+    program: Path, tmp_path: Path, watching: Watching
+) -> None:
     copies = [Path(shutil.copy(program, tmp_path / name)) for name in ("even", "odd", "third")]
     expected = []
     with watching() as (watch, port):
@@ -116,7 +124,7 @@ def test_of_1000_processes_with_pids_used_again_1000_are_known(program: Path, tm
 
 
 @pytest.mark.parametrize("how", ["thread", "rename"])
-def test_threads_and_other_names_change_nothing(how: str, program: Path) -> None:
+def test_threads_and_other_names_change_nothing(how: str, program: Path, watching: Watching) -> None:
     with watching() as (watch, port):
         with subprocess.Popen([program, str(port), how]) as client:
             pass
@@ -124,7 +132,7 @@ def test_threads_and_other_names_change_nothing(how: str, program: Path) -> None
     assert paths_of(taken, client.pid) == [str(program)]
 
 
-def test_a_child_that_was_only_forked_runs_what_its_parent_does(program: Path) -> None:
+def test_a_child_that_was_only_forked_runs_what_its_parent_does(program: Path, watching: Watching) -> None:
     with watching() as (watch, port):
         with subprocess.Popen([program, str(port), "fork"]) as client:
             pass
@@ -132,7 +140,7 @@ def test_a_child_that_was_only_forked_runs_what_its_parent_does(program: Path) -
     assert [process.executable_path for process in children] == [str(program)]
 
 
-def test_an_exec_between_two_attempts_tells_them_apart(program: Path, tmp_path: Path) -> None:
+def test_an_exec_between_two_attempts_tells_them_apart(program: Path, tmp_path: Path, watching: Watching) -> None:
     other = shutil.copy(program, tmp_path / "other")
     with watching() as (watch, port):
         with subprocess.Popen([program, str(port), "exec", other]) as client:
@@ -141,7 +149,7 @@ def test_an_exec_between_two_attempts_tells_them_apart(program: Path, tmp_path: 
     assert paths_of(taken, client.pid) == [str(program), str(other)]
 
 
-def test_what_was_deleted_is_called_what_it_was(program: Path, tmp_path: Path) -> None:
+def test_what_was_deleted_is_called_what_it_was(program: Path, tmp_path: Path, watching: Watching) -> None:
     gone = Path(shutil.copy(program, tmp_path / "gone"))
     with watching() as (watch, port):
         shell = f'exec 9<"{gone}"; rm "{gone}"; exec /proc/self/fd/9 {port}'
@@ -151,7 +159,7 @@ def test_what_was_deleted_is_called_what_it_was(program: Path, tmp_path: Path) -
     assert paths_of(taken, client.pid) == [str(gone)]
 
 
-def test_a_program_in_memory(program: Path) -> None:
+def test_a_program_in_memory(program: Path, watching: Watching) -> None:
     become = (
         "import os, sys; descriptor = os.memfd_create('unseen'); os.write(descriptor, open(sys.argv[1], 'rb').read());"
         " os.execv(f'/proc/self/fd/{descriptor}', sys.argv[1:])"
@@ -163,7 +171,7 @@ def test_a_program_in_memory(program: Path) -> None:
     assert paths_of(taken, client.pid) == ["/memfd:unseen"]
 
 
-def test_a_link_and_an_interpreter_are_followed(program: Path, tmp_path: Path) -> None:
+def test_a_link_and_an_interpreter_are_followed(program: Path, tmp_path: Path, watching: Watching) -> None:
     link = tmp_path / "link"
     link.symlink_to(program)
     script = tmp_path / "script"
@@ -176,7 +184,7 @@ def test_a_link_and_an_interpreter_are_followed(program: Path, tmp_path: Path) -
             assert paths_of(watch.take(), client.pid) == [str(program)]
 
 
-def test_paths_are_those_that_the_process_sees(program: Path, tmp_path: Path) -> None:
+def test_paths_are_those_that_the_process_sees(program: Path, tmp_path: Path, watching: Watching) -> None:
     root = tmp_path / "root"
     (root / "bin").mkdir(parents=True)
     shutil.copy(program, root / "bin/client")
@@ -196,7 +204,7 @@ def test_paths_are_those_that_the_process_sees(program: Path, tmp_path: Path) ->
             assert paths_of(watch.take(), client.pid) == [path]
 
 
-def test_any_bytes_in_a_path(program: Path, tmp_path: Path) -> None:
+def test_any_bytes_in_a_path(program: Path, tmp_path: Path, watching: Watching) -> None:
     path = os.fsencode(tmp_path) + b"/\x1b[31m\xff\xfe \n["
     shutil.copy(program, os.fsdecode(path))
     with watching() as (watch, port):
@@ -206,7 +214,7 @@ def test_any_bytes_in_a_path(program: Path, tmp_path: Path) -> None:
     assert paths_of(taken, client.pid) == [path.decode("utf-8", "backslashreplace")]
 
 
-def test_a_path_that_is_too_long_leaves_the_name(program: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_leaves_the_name(program: Path, tmp_path: Path, watching: Watching) -> None:
     folder = tmp_path.joinpath(*["long" * 50] * 6)
     folder.mkdir(parents=True)
     path = shutil.copy(program, folder / "client")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cgroups import cgroup, hierarchies, own_cgroups
-from tests.support.watch import once_program, watching
+from tests.support.watch import Watching, once_program, open_watch
 
 pytestmark = pytest.mark.captures
 
@@ -22,6 +22,12 @@ MUCH = "k8s.pod.name=shop," * 50  # 900 bytes
 def program() -> Iterator[Path]:
     with once_program() as once:
         yield once
+
+
+@pytest.fixture(scope="module")
+def watching() -> Iterator[Watching]:
+    with open_watch() as made:
+        yield made
 
 
 ENVIRONMENTS: dict[str, tuple[dict[str, str], dict[str, str] | None]] = {
@@ -45,7 +51,7 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], dict[str, str] | None]] = {
 
 
 @pytest.mark.parametrize("case", ENVIRONMENTS)
-def test_of_the_environment_what_names_a_service(case: str, program: Path) -> None:
+def test_of_the_environment_what_names_a_service(case: str, program: Path, watching: Watching) -> None:
     given, expected = ENVIRONMENTS[case]
     with watching() as (watch, port):
         with subprocess.Popen([program, str(port)], env=given) as client:
@@ -58,7 +64,7 @@ def test_of_the_environment_what_names_a_service(case: str, program: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "n" * 255, "\udcff\x1b[31m \\", "docker-0123.scope:x"], ids=repr)
-def test_cgroups_by_any_name(name: str, program: Path) -> None:
+def test_cgroups_by_any_name(name: str, program: Path, watching: Watching) -> None:
     with watching() as (watch, port), cgroup(f"otc-{os.getpid()}/{name}/x"):
         expected = own_cgroups()
         with subprocess.Popen([program, str(port)]) as client:
@@ -69,7 +75,7 @@ def test_cgroups_by_any_name(name: str, program: Path) -> None:
     assert f"otc-{os.getpid()}" in str(seen.surroundings)
 
 
-def test_a_cgroup_too_deep_to_be_told_is_looked_up(program: Path) -> None:
+def test_a_cgroup_too_deep_to_be_told_is_looked_up(program: Path, watching: Watching) -> None:
     with watching() as (watch, port), cgroup("/".join([f"otc-{os.getpid()}", *["deep" * 50] * 6])):
         with subprocess.Popen([program, str(port)]) as client:
             pass
@@ -78,7 +84,7 @@ def test_a_cgroup_too_deep_to_be_told_is_looked_up(program: Path) -> None:
     assert watch.asked == [client.pid]
 
 
-def test_a_private_namespace_of_cgroups_changes_nothing(program: Path) -> None:
+def test_a_private_namespace_of_cgroups_changes_nothing(program: Path, watching: Watching) -> None:
     with watching() as (watch, port), cgroup(f"otc-{os.getpid()}/inner"):
         expected = own_cgroups()
         with subprocess.Popen(["unshare", "--cgroup", program, str(port)]) as client:
@@ -87,7 +93,7 @@ def test_a_private_namespace_of_cgroups_changes_nothing(program: Path) -> None:
     assert seen.surroundings[:2] == (expected.get(""), expected.get("pids"))
 
 
-def test_a_process_that_was_moved_is_found_where_it_is() -> None:
+def test_a_process_that_was_moved_is_found_where_it_is(watching: Watching) -> None:
     """By its cgroup of version 2: one that only moves in a v1 hierarchy is told of where it was first."""
     client = (
         "import socket, sys\n"

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -88,10 +89,24 @@ def program() -> Iterator[Path]:
         yield once
 
 
-@contextmanager
-def watching() -> Iterator[tuple[Watch, str]]:
+class Watching(NamedTuple):
+    """One capture for all tests: to load the probes takes longer than most of them."""
+
+    capture: KernelCapture
+    port: int
+
+    @contextmanager
+    def __call__(self) -> Iterator[tuple[Watch, str]]:
+        """Watch from now on, with a port where nobody listens."""
+        while self.capture.drain().more:
+            pass
+        yield Watch(self.capture), str(self.port)
+
+
+@pytest.fixture(scope="module")
+def watching() -> Iterator[Watching]:
     with closed_port() as port, KernelCapture(CaptureConfig(), 0) as capture:
-        yield Watch(capture), str(port)
+        yield Watching(capture, port)
 
 
 def started(*command: str | Path, **environment: str) -> int:
@@ -103,7 +118,7 @@ def started(*command: str | Path, **environment: str) -> int:
 
 @pytest.mark.parametrize("private", [False, True], ids=["", "private"])
 @pytest.mark.parametrize("trees", [("",), ("pids",), ("", "pids")], ids=["v2", "v1", "hybrid"])
-def test_runtimes(trees: tuple[str, ...], private: bool, program: Path) -> None:
+def test_runtimes(trees: tuple[str, ...], private: bool, program: Path, watching: Watching) -> None:
     if not set(trees) <= hierarchies().keys():  # a host of today has the v2 tree only, and that is tested
         trees = ("",)
     enter = ("unshare", "--cgroup") if private else ()
@@ -159,7 +174,7 @@ def run_in_podman(program: Path, folder: Path, port: str, name: str) -> str:
     return identity.read_text(encoding="ascii")
 
 
-def test_a_container_of_podman(program: Path, tmp_path: Path) -> None:
+def test_a_container_of_podman(program: Path, tmp_path: Path, watching: Watching) -> None:
     name = f"otc-{NUMBER}"
     with watching() as (watch, port):
         container = run_in_podman(program, tmp_path, port, name)
@@ -168,7 +183,7 @@ def test_a_container_of_podman(program: Path, tmp_path: Path) -> None:
     assert container in taken[0].within
 
 
-def test_a_context_is_found_once_it_is_published() -> None:
+def test_a_context_is_found_once_it_is_published(watching: Watching) -> None:
     names = []
     with watching() as (watch, port), Publisher(environment={"OTEL_SERVICE_NAME": "by-environment"}) as client:
         for order, now in (
@@ -185,7 +200,7 @@ def test_a_context_is_found_once_it_is_published() -> None:
     assert names == [("by-environment", None), ("by-environment", None), ("first", "i-1"), ("second", "i-2")]
 
 
-def test_a_context_that_is_there_before_the_first_attempt() -> None:
+def test_a_context_that_is_there_before_the_first_attempt(watching: Watching) -> None:
     with watching() as (watch, port), Publisher() as client:
         client.order("publish shop i-1")
         client.order(f"connect {port}")

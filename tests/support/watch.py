@@ -52,11 +52,26 @@ class Watch:
         self.asked.append(pid)
 
 
+class Watching:
+    """One capture for the tests of a module: to load the probes takes longer than most of them."""
+
+    def __init__(self, capture: KernelCapture, port: int) -> None:
+        self._capture = capture
+        self._port = port
+
+    @contextmanager
+    def __call__(self) -> Iterator[tuple[Watch, int]]:
+        """Watch every attempt of the host from now on; with a port where nobody listens."""
+        while self._capture.drain().more:
+            pass
+        yield Watch(self._capture), self._port
+
+
 @contextmanager
-def watching(*, command_args: bool = False) -> Iterator[tuple[Watch, int]]:
-    """Watch every attempt of the host; with a port where nobody listens."""
+def open_watch(*, command_args: bool = False) -> Iterator[Watching]:
+    """Load the probes for as long as a block lasts."""
     with closed_port() as port, KernelCapture(CaptureConfig(), 0, command_args=command_args) as capture:
-        yield Watch(capture), port
+        yield Watching(capture, port)
 
 
 @contextmanager
