@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ def matrix(page: str) -> list[Row]:
     return [Row(*row) for row in rows]
 
 
+@cache
 def names_in(file: Path) -> set[str]:
     """Name the tests that pytest finds in a file: functions, and test cases that are made by assignment."""
     names = set()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import requests
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
@@ -67,42 +67,24 @@ class OurPipeline:
         return self.exporter.accounts()[Signal.LOGS]
 
 
-class StockMemory(NamedTuple):
-    """How much the stock pipeline remembers; the defaults are those of the SDK and of the specification."""
-
-    queue: int = 2048
-    batch: int = 512
-    timeout_s: float = 10.0
-    schedule_delay_ms: float = 1000.0
-
-    def scaled(self, factor: float) -> "StockMemory":
-        """Give it a memory that is to a run of ``factor`` times the length what the default is to the full one."""
-        return StockMemory(
-            max(int(self.queue * factor), 1),
-            max(int(self.batch * factor), 1),
-            self.timeout_s * factor,
-            self.schedule_delay_ms * factor,
-        )
-
-
 class StockPipeline:
-    """``BatchLogRecordProcessor`` and the OTLP exporter of opentelemetry-python, as they are installed."""
+    """``BatchLogRecordProcessor`` and the OTLP exporter of opentelemetry-python, with the specified defaults."""
 
-    def __init__(self, name: str, endpoint: str, wire: Wire, memory: StockMemory) -> None:
+    def __init__(self, name: str, endpoint: str, wire: Wire) -> None:
         self.name = name
         exporter: HttpLogExporter | GrpcLogExporter
         if wire is Wire.GRPC:
-            exporter = GrpcLogExporter(endpoint=endpoint, insecure=True, timeout=memory.timeout_s)
+            exporter = GrpcLogExporter(endpoint=endpoint, insecure=True, timeout=10.0)
         else:
             self._session = requests.Session()
-            exporter = HttpLogExporter(endpoint=f"{endpoint}/v1/logs", timeout=memory.timeout_s, session=self._session)
+            exporter = HttpLogExporter(endpoint=f"{endpoint}/v1/logs", timeout=10.0, session=self._session)
         self._provider = LoggerProvider(Resource({}), shutdown_on_exit=False)
         self._provider.add_log_record_processor(
             BatchLogRecordProcessor(
                 exporter,
-                schedule_delay_millis=memory.schedule_delay_ms,
-                max_export_batch_size=memory.batch,
-                max_queue_size=memory.queue,
+                schedule_delay_millis=1000,
+                max_export_batch_size=512,
+                max_queue_size=2048,
             )
         )
         self._logger = self._provider.get_logger("stock")
