@@ -16,7 +16,7 @@ from tests.support.cases import CASES, Case, Where, error_route, run_all, script
 from tests.support.network import LOOPBACK, Listener, NetworkNamespace, closed_port
 from tests.support.outcome_cases import CASES as OUTCOME_CASES
 from tests.support.outcome_cases import KERNEL
-from tests.support.peer import PEER, Answer, Behaviour
+from tests.support.peer import Answer, Behaviour
 from tests.support.runtimes import Runtime, available
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -35,12 +35,7 @@ class End(NamedTuple):
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Run]:
-    with Bench() as bench:
-        return run_all(bench, CASES)
-
-
-@pytest.fixture(scope="module")
-def traced_runs() -> dict[str, Run]:
+    """Make every case once, under strace; tests/kernel/test_outcomes.py makes them without it, under the agent."""
     with Bench(traced=True) as bench:
         return run_all(bench, CASES)
 
@@ -65,8 +60,8 @@ def test_the_program_sees_the_end_that_the_table_says(case: Case, runs: dict[str
 
 
 @BY_NAME
-def test_strace_sees_the_same_attempts(case: Case, traced_runs: dict[str, Run]) -> None:
-    run = traced_runs[case.name]
+def test_strace_sees_the_same_attempts(case: Case, runs: dict[str, Run]) -> None:
+    run = runs[case.name]
     assert run.observed is not None
     assert [(seen.pid, seen.result, seen.errno_name) for seen in run.observed] == [
         (run.pid, expected.result, expected.errno_name) for expected in case.expected
@@ -76,25 +71,14 @@ def test_strace_sees_the_same_attempts(case: Case, traced_runs: dict[str, Run]) 
             assert (seen.address, seen.port) == (run.target.host, run.target.port)
 
 
-@BY_NAME
-def test_the_peer_counts_the_syns(case: Case, runs: dict[str, Run]) -> None:
-    run = runs[case.name]
-    if run.syns is None:
-        assert run.target.address not in PEER.values()
-        return
-    least = sum(expected.syn_sent + (expected.syn_retransmits or 0) for expected in case.expected)
-    exact = all(expected.syn_retransmits is not None for expected in case.expected)
-    assert run.syns == least or (run.syns > least and not exact)
-
-
 def test_the_names_of_the_cases_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-def test_a_thread_is_not_its_process(runs: dict[str, Run], traced_runs: dict[str, Run]) -> None:
+def test_a_thread_is_not_its_process(runs: dict[str, Run]) -> None:
     (report,) = runs["thread, IPv4"].reports
     assert report.tid != report.pid
-    (seen,) = traced_runs["thread, IPv4"].observed or ()
+    (seen,) = runs["thread, IPv4"].observed or ()
     assert seen.tid != seen.pid
 
 

@@ -1,7 +1,7 @@
 """Every way a connect attempt can end, made with real sockets, against what the agent says of it.
 
 Each case knows the outcome from how it was made; the client's own report and the SYNs that the other side
-counted are the independent witnesses, checked in test_bench.py.
+counted are the independent witnesses. What strace says of the same cases is in test_bench.py.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from tests.support.bench import Bench, Family, Run
 from tests.support.cases import CASES, Case, run_all
 from tests.support.outcome_cases import CASES as TABLE
 from tests.support.outcome_cases import KERNEL
+from tests.support.peer import PEER
 
 pytestmark = pytest.mark.captures(shared=True)
 
@@ -84,6 +85,17 @@ def test_the_client_itself_reports_the_same(case: Case, captured: Capture) -> No
         if report.seconds is not None and report.blocking:
             # The program measures around the call, so the kernel's time is never the longer one.
             assert record["otel_connect.duration"] <= report.seconds + 0.005
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_the_peer_counts_the_syns(case: Case, captured: Capture) -> None:
+    run = captured.runs[case.name]
+    if run.syns is None:
+        assert run.target.address not in PEER.values()
+        return
+    least = sum(expected.syn_sent + (expected.syn_retransmits or 0) for expected in case.expected)
+    exact = all(expected.syn_retransmits is not None for expected in case.expected)
+    assert run.syns == least or (run.syns > least and not exact)
 
 
 def test_every_row_of_the_table_that_this_kernel_can_show_is_shown() -> None:
