@@ -390,3 +390,33 @@ def test_calls_that_found_no_room_are_probes_that_missed_something() -> None:
     output = run(FakeSource(call_full=4))
     assert output.closed is not None
     assert output.closed.probe_missed == 3 + 4
+
+
+def test_tallies_are_taken_every_second_and_what_is_stale_every_minute() -> None:
+    now_s = [100.0]
+
+    class Asked(FakeSource):
+        """Counts how often it is asked."""
+
+        tallies_taken = stale_taken = 0
+
+        def take_tallies(self) -> list[Tally]:
+            self.tallies_taken += 1
+            return []
+
+        def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
+            assert now_monotonic_ns == int(now_s[0] * 1e9)
+            self.stale_taken += 1
+            return []
+
+    class Passing(Rounds):
+        """Lets a quarter of a second pass with each round."""
+
+        def wait(self, timeout: float) -> bool:
+            now_s[0] += 0.25
+            return super().wait(timeout)
+
+    source = Asked()
+    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None)
+    Agent(source, enricher, Collected(), 0.0, monotonic_ns=lambda: int(now_s[0] * 1e9)).run(Passing(4 * 130))
+    assert (source.tallies_taken, source.stale_taken) == (130 + 1, 2)  # and once at the end
