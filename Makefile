@@ -40,8 +40,12 @@ SOAK ?= tests/fault/test_outage.py tests/fault/test_kills.py tests/fault/test_ag
 	tests/kernel/test_floods.py tests/kernel/test_rates.py tests/unit/test_many_workloads.py tests/unit/test_lookups.py
 
 .PHONY: soak
-soak: setup-tests ## the long forms of the tests (about 30 minutes); writes what came of them into docs/reliability.md
+soak: setup-tests mutants ## the long forms of the tests (about 40 minutes); writes what came of them into docs/reliability.md
 	@OTEL_CONNECT_SOAK=1 OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(SOAK)
+
+.PHONY: mutants
+mutants: setup-tests ## change the deciding modules in one place at a time: their tests have to notice (about 10 minutes)
+	@$(VENV)/python -m tests.mutation $(MUTANTS)
 
 .PHONY: test-kernels
 test-kernels: setup-tests ## boot Debian's kernels in emulated machines and check the agent there (about 20 minutes)

@@ -1,5 +1,8 @@
 """The table of answers, row by row; tests/fault sees the same rows through real sockets."""
 
+import time
+from email.utils import formatdate
+
 import pytest
 from google.protobuf import any_pb2, duration_pb2, struct_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -335,3 +338,39 @@ def test_no_http_answer_raises(status: int, headers: dict[str, str], body: bytes
 def test_no_grpc_answer_raises(code: int, text: str, status: bytes) -> None:
     assert from_grpc_status(code, text, status).message.isprintable()
     assert from_grpc_response(Signal.METRICS, status).action in {Action.DELIVERED, Action.RETRY_UNHEALTHY}
+
+
+def test_informational_statuses_are_no_answer_of_a_backend() -> None:
+    """Nor is anything below; http.client gives the numbers as they come."""
+    for status in (1, 50, 100, 199):
+        assert from_http(Signal.LOGS, status, {}, b"", NOW).action is Action.REJECTED
+
+
+def test_a_wait_is_five_minutes_at_the_most_and_a_message_300_characters() -> None:
+    assert LONGEST_RETRY_AFTER_S == 300
+    assert printable("x" * 300) == "x" * 300
+    assert printable("x" * 301) == "x" * 300 + "…"
+
+
+def test_of_a_long_text_the_first_1200_characters_are_read() -> None:
+    assert [printable(" " * blanks + "x") for blanks in (1199, 1200)] == ["x", ""]
+    answers = [from_http(Signal.LOGS, 400, {}, b" " * blanks + b"x", NOW) for blanks in (1199, 1200)]
+    assert [answer.message for answer in answers] == ["HTTP 400: x", "HTTP 400"]
+
+
+@pytest.mark.parametrize(("content_type", "said"), [("text/csv", "text/csv"), ("", "no content type")])
+def test_what_is_no_response_is_called_by_its_type(content_type: str, said: str) -> None:
+    answer = from_http(Signal.LOGS, 200, {"content-type": content_type}, b"\xff", NOW)
+    assert answer.message == f"success with an unreadable body ({said}); is this an OTLP endpoint?"
+
+
+def test_a_date_of_unknown_zone_is_in_utc_wherever_the_agent_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        date = formatdate(NOW + 60).replace("+0000", "-0000")
+        assert date.endswith("-0000")
+        assert from_http(Signal.LOGS, 503, {"retry-after": date}, b"", NOW).retry_after_s == 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()

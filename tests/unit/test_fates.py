@@ -99,6 +99,9 @@ def test_one_byte_that_is_too_large_makes_no_request_of_nothing() -> None:
         desk.bench.put(Request(Signal.LOGS, b"", 1))
     assert desk.turns(1, TOO_LARGE) == [2]
     assert desk.turns(2) == [1, 1]
+    for _ in range(2):
+        desk.bench.put(Request(Signal.LOGS, b"x", 1))
+    assert desk.turns(2) == [1, 1]
 
 
 def test_what_is_refused_together_is_sent_one_by_one_and_only_the_bad_one_is_lost(
@@ -128,6 +131,7 @@ def test_what_cannot_be_halved_is_lost_and_said(caplog: pytest.LogCaptureFixture
 
 def test_every_loss_is_said_once_a_minute_for_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
+    desk.bench.clocks.monotonic_s = 5.0  # a machine that has just started
     for passed, said in ((0, 1), (59, 1), (0.9, 1), (0.1, 2), (60, 3)):
         desk.bench.clocks.pass_time(passed)
         desk.put(1)

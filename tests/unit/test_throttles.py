@@ -32,6 +32,44 @@ def test_a_process_is_told_of_when_it_begins_and_when_it_has_been_quiet() -> Non
     assert throttles.at_work() == ()
 
 
+def test_it_is_over_after_five_seconds_and_began_with_the_earliest_tally() -> None:
+    throttles = Throttles()
+    later, earlier = (tally(Withheld.PROCESS_RATE, at=at) for at in (300, 200))
+    (started,) = throttles.update([(later, PROCESS), (earlier, PROCESS)], 1.0)
+    assert started.at_unix_ns == 200
+    assert throttles.update([], 5.9) == []
+    (stopped,) = throttles.update([], 6.0)
+    assert stopped.at_unix_ns == 305
+
+
+def test_1024_limits_are_told_apart_and_100_shown() -> None:
+    throttles = Throttles()
+    turn = [(tally(Withheld.PROCESS_RATE, pid=pid, cgroup=pid), PROCESS) for pid in range(1, 1027)]
+    started = throttles.update(turn, 0.0)
+    assert [one.pid for one in started[:1024] if one.cgroup_id] == list(range(1, 1025))
+    (rest,) = started[1024:]
+    assert (rest.cgroup_id, rest.attempts) == (None, 20)
+    assert len(throttles.at_work()) == 100
+
+
+def test_of_many_programs_the_busy_half_is_remembered() -> None:
+    """The program with most attempts is known, also if it had few of them each time."""
+    throttles = Throttles(remembered=4)
+
+    def busiest(*attempts: int) -> int | None:
+        """Let programs make attempts, each by its pid."""
+        turn = [(tally(Withheld.CGROUP_RATE, pid=pid, attempts=made), PROCESS) for pid, made in enumerate(attempts, 1)]
+        throttles.update([one for one in turn if one[0].attempts], 0.0)
+        (at_work,) = throttles.at_work()
+        return at_work.pid
+
+    assert busiest(1, 9, 8, 2) == 2  # four are remembered
+    assert busiest(8) == 1
+    assert busiest(0, 0, 0, 0, 1) == 1  # a fifth: 1 and 2 stay
+    assert busiest(0, 0, 3) == 1  # 3 begins anew: it would have 11
+    assert busiest(0, 1) == 2
+
+
 def test_of_those_at_work_the_largest_are_shown() -> None:
     throttles = Throttles()
     throttles.update([(tally(Withheld.PROCESS_RATE, pid=pid, attempts=pid), PROCESS) for pid in range(1, 9)], 0.0)
