@@ -31,11 +31,7 @@ ROOT = Path(__file__).parents[2]
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 ENOUGH = 0.9
 _OURS = ("otel_connect", "tests")
-_UNIT, _DURABLE, _DELIVERY = (
-    "tests/unit/test_",
-    "tests/fault/test_durable_delivery.py::test_",
-    "tests/fault/test_delivery.py::test_",
-)
+_UNIT = "tests/unit/test_"
 
 TESTS: Mapping[str, Sequence[str]] = {
     "capture/outcome": [f"{_UNIT}outcome.py"],
@@ -44,16 +40,6 @@ TESTS: Mapping[str, Sequence[str]] = {
     "capture/throttles": [f"{_UNIT}throttles.py"],
     "export/answer": [f"{_UNIT}answer.py"],
     "export/fates": [f"{_UNIT}fates.py"],
-    "export/sender": [
-        f"{_UNIT}sender.py",
-        f"{_DURABLE}as_many_requests_are_under_way_as_configured",
-        f"{_DURABLE}while_delivery_fails_one_tries_for_all",
-        f"{_DURABLE}those_that_failed_together_do_not_go_on_trying_together",
-        f"{_DURABLE}close_has_its_last_try_while_another_thread_tries_for_all",
-        f"{_DURABLE}the_late_failure_of_an_endpoint_that_was_left_makes_nobody_wait",
-        f"{_DELIVERY}close_cuts_a_pause_short_and_flushes",
-        f"{_DELIVERY}close_does_not_knock_before_the_time_the_backend_asked_for",
-    ],
 }
 """The tests of each module: those that are to notice, and quick."""
 
@@ -154,8 +140,7 @@ def complaints(module: str, survived: Sequence[Mutant], made: int, may: Counter[
 def main(wanted: Sequence[str]) -> int:
     """Run the modules; returns the exit code."""
     os.chdir(ROOT)
-    files = {test.partition("::")[0] for tests in TESTS.values() for test in tests}
-    load_foreign(file.replace("/", ".").removesuffix(".py") for file in files)
+    load_foreign(test.replace("/", ".").removesuffix(".py") for tests in TESTS.values() for test in tests)
     wrong = False
     for module, tests in TESTS.items():
         if wanted and module not in wanted:

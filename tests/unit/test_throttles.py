@@ -66,7 +66,7 @@ def test_of_many_programs_the_busy_half_is_remembered() -> None:
     assert busiest(1, 9, 8, 2) == 2  # four are remembered
     assert busiest(8) == 1
     assert busiest(0, 0, 0, 0, 1) == 1  # a fifth: 1 and 2 stay
-    assert busiest(0, 0, 3) == 1  # 3 begins anew: it would have 11
+    assert busiest(0, 0, 3) == 1  # 3 starts from nothing: it would have 11
     assert busiest(0, 1) == 2
 
 
