@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connect.capture.throttles import Throttles
+from otel_connect.capture.throttles import Throttles, _forget_the_rare
 from otel_connect.model import Detail, Process, Tally, Withheld
 from tests.support.events import PROCESS, make_event
 
@@ -68,6 +68,12 @@ def test_of_many_programs_the_busy_half_is_remembered() -> None:
     assert busiest(0, 0, 0, 0, 1) == 1  # a fifth: 1 and 2 stay
     assert busiest(0, 0, 3) == 1  # 3 starts from nothing: it would have 11
     assert busiest(0, 1) == 2
+
+
+def test_what_is_remembered_of_a_program_is_what_it_made() -> None:
+    programs = Counter({(1, "a"): 9, (2, "b"): 8, (3, "c"): 7, (4, "d"): 6, (5, "e"): 5})
+    _forget_the_rare(programs, 4)
+    assert programs == {(1, "a"): 9, (2, "b"): 8}
 
 
 def test_of_those_at_work_the_largest_are_shown() -> None:
