@@ -343,7 +343,7 @@ def test_no_grpc_answer_raises(code: int, text: str, status: bytes) -> None:
 def test_informational_statuses_are_no_answer_of_a_backend() -> None:
     """Nor is anything below; http.client gives the numbers as they come."""
     for status in (1, 50, 100, 199):
-        assert from_http(Signal.LOGS, status, {}, b"", NOW).action is Action.REJECTED
+        assert from_http(Signal.LOGS, status, {}, b"", NOW) == Answer(Action.REJECTED, message=f"HTTP {status}")
 
 
 def test_a_wait_is_five_minutes_at_the_most_and_a_message_300_characters() -> None:
