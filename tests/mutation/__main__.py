@@ -35,7 +35,7 @@ _UNIT = "tests/unit/test_"
 
 TESTS: Mapping[str, Sequence[str]] = {
     "capture/outcome": [f"{_UNIT}outcome.py"],
-    "capture/superseded": [f"{_UNIT}superseded.py"],
+    "enrich/superseded": [f"{_UNIT}superseded.py"],
     "capture/limits": [f"{_UNIT}limits.py"],
     "capture/throttles": [f"{_UNIT}throttles.py"],
     "export/answer": [f"{_UNIT}answer.py"],
