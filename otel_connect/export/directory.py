@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 
 from otel_connect.errors import SpoolInUseError
+from otel_connect.export.descriptors import OwnDescriptor, identity
+from otel_connect.export.forks import GATE
 from otel_connect.export.store import StoreError
 
 LOCK = "spool.lock"
@@ -30,22 +32,23 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = self._lock = -1
+        self._closed = False
         try:
-            self._descriptor = open_private(path)
-            self._identity = _identity(os.fstat(self._descriptor))
-            self._lock = self._take_lock()
+            with GATE.passage():
+                self._place = OwnDescriptor(open_private(path))
+                try:
+                    self._lock = OwnDescriptor(self._take_lock())
+                except BaseException:
+                    self._place.close()
+                    raise
         except OSError as error:
-            self.close()
             raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
-        except (StoreError, SpoolInUseError):
-            self.close()
-            raise
+        self._identity = identity(os.fstat(self._place.number))
 
     def create(self, name: str) -> None:
         """Make sure that a file exists, is a plain one of ours and private; raises StoreError."""
         try:
-            descriptor = os.open(name, _CREATE | os.O_NONBLOCK, 0o600, dir_fd=self._descriptor)
+            descriptor = os.open(name, _CREATE | os.O_NONBLOCK, 0o600, dir_fd=self._place.number)
             try:
                 self._check_file(name, os.fstat(descriptor))
                 os.fchmod(descriptor, 0o600)
@@ -57,7 +60,7 @@ class Directory:
     def check(self, name: str) -> None:
         """Refuse a file that is there and is not a plain one of ours; raises StoreError."""
         try:
-            self._check_file(name, os.stat(name, dir_fd=self._descriptor, follow_symlinks=False))
+            self._check_file(name, os.stat(name, dir_fd=self._place.number, follow_symlinks=False))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -66,14 +69,19 @@ class Directory:
     def replaced(self) -> bool:
         """Whether the path does not lead here any more, or this was closed."""
         try:
-            return self._lock < 0 or _identity(self.path.lstat()) != self._identity
+            return self._closed or identity(self.path.lstat()) != self._identity
         except OSError:
             return True
+
+    @property
+    def intact(self) -> bool:
+        """Whether the application has left open what this holds, the lock above all."""
+        return self._closed or (self._place.ours and self._lock.ours)
 
     def spare_bytes(self, leave: float) -> int:
         """Tell how much may be written if ``leave`` of the file system shall stay free; may be negative."""
         try:
-            room = os.fstatvfs(self._descriptor)
+            room = os.fstatvfs(self._place.number)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be used ({error.strerror})") from error
         return room.f_bavail * room.f_frsize - int(room.f_blocks * room.f_frsize * leave)
@@ -81,33 +89,32 @@ class Directory:
     def note(self, text: bytes) -> None:
         """Leave a short text in the lock file; it survives the process, and perhaps not the machine."""
         try:
-            os.pwrite(self._lock, text.ljust(_NOTE_BYTES), 0)
+            os.pwrite(self._lock.number, text.ljust(_NOTE_BYTES), 0)
         except OSError:
             return  # a second opinion only: what matters is in the database
 
     def noted(self) -> bytes:
         """Read the text; empty if there is none."""
         try:
-            return os.pread(self._lock, _NOTE_BYTES, 0).rstrip()
+            return os.pread(self._lock.number, _NOTE_BYTES, 0).rstrip()
         except OSError:
             return b""
 
     def sync(self) -> None:
         """Make names durable; raises StoreError."""
         try:
-            os.fsync(self._descriptor)
+            os.fsync(self._place.number)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Let it go; a child made by fork gives up nothing of its parent's."""
-        for descriptor in (self._lock, self._descriptor):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._lock = self._descriptor = -1
+        """Let it go."""
+        self._closed = True
+        self._lock.close()
+        self._place.close()
 
     def _take_lock(self) -> int:
-        lock = os.open(LOCK, _CREATE, 0o600, dir_fd=self._descriptor)
+        lock = os.open(LOCK, _CREATE, 0o600, dir_fd=self._place.number)
         try:
             self._check_file(LOCK, os.fstat(lock))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +164,3 @@ def _make_private(path: Path, descriptor: int) -> None:
     if names and LOCK not in names:
         raise StoreError(f"{path}: holds files of others and is not private; name a directory for the spool alone")
     os.fchmod(descriptor, 0o700)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino

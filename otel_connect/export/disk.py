@@ -3,17 +3,23 @@
 Every change is one transaction that is on the medium when it returns (write-ahead log, synchronous=FULL).
 The lock is exclusive, so that there is no shared-memory file: it would be mapped, and a mapping of a file
 that somebody truncates kills the process.
+
+The lock is ours, on the bytes that SQLite would lock. SQLite's own is kept in a list of the process, which a child
+made by fork inherits: it would find the database of its dead parent locked for ever, by itself.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from otel_connect.export.descriptors import Descriptor, OwnDescriptor, identity, lock_bytes, numbers_of
 from otel_connect.export.directory import Directory
+from otel_connect.export.forks import GATE, collect_again, keep_forever
 from otel_connect.export.rows import KEY_BITS, SCHEMA, Tally, row_id, to_batch, to_columns, to_head
 from otel_connect.export.salvage import PAGE
-from otel_connect.export.store import SIGNALS, Batch, Head, StoreDamagedError, StoreError, Total, Totals
+from otel_connect.export.store import CLOSED, SIGNALS, Batch, Head, StoreDamagedError, StoreError, Total, Totals
 from otel_connect.model import Signal
 
 DATABASE = "spool.db"
@@ -34,6 +40,7 @@ _PRAGMAS = (
     f"PRAGMA journal_size_limit = {16 << 20}",
 )
 _APPLICATION = 0x4F54_4353  # "OTCS"
+_LOCK_BYTES = 0x4000_0000, 512
 _SHRINK_PAGES = (16 << 20) // PAGE
 _DELETE = "DELETE FROM batches WHERE key = ?"
 _OLDEST = "SELECT key, records, created, length(body) FROM batches WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
@@ -47,22 +54,25 @@ class DiskStore:
     """
 
     def __init__(self, directory: Directory) -> None:
+        if not GATE.safe:
+            raise StoreError(f"{directory.path}: cannot be used by a process that was forked while SQLite was in use")
         self.directory = directory
+        self._process = os.getpid()
         self._totals = Totals()
+        self._opened: sqlite3.Connection | None = None
+        self._descriptors: Sequence[Descriptor] = ()
         directory.create(DATABASE)
         path = directory.path / DATABASE
-        with _translated(path):
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        self._lock = _take_lock(path)
         try:
-            with _translated(path):
-                self._prepare()
-            self._identity = _identity(path)
+            with GATE.passage(), _translated(path):
+                self._open(path)
             self.tally = self._read_tally()
         except OSError as error:
-            self._connection.close()
+            self.close_database()
             raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
         except BaseException:
-            self._connection.close()
+            self.close_database()
             raise
 
     @property
@@ -77,12 +87,12 @@ class DiskStore:
         """
         if noted.serial > self.tally.serial:
             raise StoreDamagedError(f"{self._path}: its latest changes are missing")
-        with _translated(self._path):
-            (answer,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        with self._using() as connection:
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
                 raise StoreDamagedError(f"{self._path}: {answer}")
             self._totals = Totals()
-            for row in self._connection.execute("SELECT key, records, created, digest, body FROM batches"):
+            for row in connection.execute("SELECT key, records, created, digest, body FROM batches"):
                 batch = to_batch(*row)
                 if batch is None:
                     raise StoreDamagedError(f"{self._path}: a batch is not what was written")
@@ -98,12 +108,12 @@ class DiskStore:
         after.add(batch.head for batch in add)
         next_key = max([self.tally.next_key, *(head.key + max(head.records, 1) for head, _ in add)])
         tally = Tally(self.tally.serial + 1, next_key, tuple(after.by_signal[signal].records for signal in SIGNALS))
-        with _translated(self._path):
+        with self._using() as connection:
             try:
-                self._transact(remove, add, tally)
+                self._transact(connection, remove, add, tally)
             except BaseException:
                 with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                    connection.execute("ROLLBACK")
                 raise
         self._totals, self.tally = after, tally
         self.directory.note(tally.line())
@@ -117,8 +127,8 @@ class DiskStore:
     def oldest(self, signal: Signal, after: int, limit: int) -> Sequence[Head]:
         """Find the first batches of a signal whose keys are above ``after``."""
         base = SIGNALS.index(signal) << KEY_BITS
-        with _translated(self._path):
-            rows = self._connection.execute(_OLDEST, (base + after, base + (1 << KEY_BITS), limit)).fetchall()
+        with self._using() as connection:
+            rows = connection.execute(_OLDEST, (base + after, base + (1 << KEY_BITS), limit)).fetchall()
         heads = [to_head(*row) for row in rows]
         if None in heads:
             raise StoreDamagedError(f"{self._path}: a batch is not what was written")
@@ -126,8 +136,8 @@ class DiskStore:
 
     def read(self, head: Head) -> Batch | None:
         """Give the batch; ``None`` when its digest does not prove it."""
-        with _translated(self._path):
-            row = self._connection.execute(
+        with self._using() as connection:
+            row = connection.execute(
                 "SELECT key, records, created, digest, body FROM batches WHERE key = ?", (row_id(head),)
             ).fetchone()
         return None if row is None else to_batch(*row)
@@ -140,9 +150,13 @@ class DiskStore:
     def replaced(self) -> bool:
         """Whether the directory or the database is not the one at this path any more."""
         try:
-            return self.directory.replaced() or _identity(self._path) != self._identity
+            return self.directory.replaced() or identity(self._path.lstat()) != self._identity
         except OSError:
             return True
+
+    def intact(self) -> bool:
+        """Whether the application has left its descriptors open."""
+        return self.directory.intact and self._lock.ours and all(one.ours for one in self._descriptors)
 
     def let_go(self) -> None:
         """Give the directory up for whatever is at its path now; what is open stays readable."""
@@ -155,9 +169,9 @@ class DiskStore:
 
     def growth_left(self, leave: float) -> int:
         """Bytes that can be added while ``leave`` of the file system stays free."""
-        with _translated(self._path):
-            (free_pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        with self._using() as connection:
+            (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
         try:
             log_bytes = self._wal.stat().st_size if self._wal.exists() else 0
             stored_bytes = self._path.stat().st_size
@@ -171,24 +185,25 @@ class DiskStore:
         """Give the room of a spool that has been large back to the file system, if it is empty."""
         if any(total.batches for total in self.totals.values()):
             return
-        with _translated(self._path):
-            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        with self._using() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
             if pages > _SHRINK_PAGES:
-                self._connection.execute("VACUUM")
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close_database(self) -> None:
         """Close the database, and keep the directory."""
-        with suppress(sqlite3.Error):
-            self._connection.close()
+        connection, self._opened = self._opened, None
+        # Otherwise SQLite would write to files of the application, and close them.
+        if connection is not None and all(one.ours for one in self._descriptors):
+            with GATE.passage(), suppress(sqlite3.Error):
+                connection.close()
+                collect_again(connection)
+        self._lock.close()
 
     def close(self) -> None:
         """Close the database and let the directory go."""
         self.close_database()
-        self.directory.close()
-
-    def abandon(self) -> None:
-        """In a child made by fork: let go of the lock, and never touch the database, which is the parent's."""
         self.directory.close()
 
     @property
@@ -199,17 +214,39 @@ class DiskStore:
     def _path(self) -> Path:
         return self.directory.path / DATABASE
 
-    def _transact(self, remove: Sequence[Head], add: Sequence[Batch], tally: Tally) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        gone = self._connection.executemany(_DELETE, [(row_id(head),) for head in remove]).rowcount
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """Have SQLite for the calling thread; raises StoreError when the database is not this process's."""
+        with GATE.passage(), _translated(self._path):
+            if self._opened is None or os.getpid() != self._process:
+                raise StoreError(f"{self._path}: is not open in this process")
+            if not self.intact():
+                raise StoreDamagedError(f"{self._path}: {CLOSED}")
+            yield self._opened
+
+    def _transact(
+        self, connection: sqlite3.Connection, remove: Sequence[Head], add: Sequence[Batch], tally: Tally
+    ) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        gone = connection.executemany(_DELETE, [(row_id(head),) for head in remove]).rowcount
         if remove and gone != len(remove):
             raise StoreDamagedError(f"{self._path}: a batch is missing")
-        self._connection.executemany(_INSERT, map(to_columns, add))
-        self._connection.execute("INSERT OR REPLACE INTO tally (id, line) VALUES (1, ?)", (tally.line(),))
-        self._connection.execute("COMMIT")
+        connection.executemany(_INSERT, map(to_columns, add))
+        connection.execute("INSERT OR REPLACE INTO tally (id, line) VALUES (1, ?)", (tally.line(),))
+        connection.execute("COMMIT")
 
-    def _prepare(self) -> None:
-        execute = self._connection.execute
+    def _open(self, path: Path) -> None:
+        self._identity = identity(path.lstat())
+        others = numbers_of(path, self._wal)
+        self._opened = sqlite3.connect(
+            f"{path.as_uri()}?vfs=unix-none", uri=True, isolation_level=None, check_same_thread=False, timeout=0
+        )
+        keep_forever(self._opened)
+        self._prepare(self._opened)
+        self._descriptors = [Descriptor(number) for number in numbers_of(path, self._wal) - others]
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        execute = connection.execute
         for statement in _PRAGMAS:
             execute(statement)
         (application,) = execute("PRAGMA application_id").fetchone()
@@ -222,17 +259,21 @@ class DiskStore:
             execute(statement)
 
     def _read_tally(self) -> Tally:
-        with _translated(self._path):
-            row = self._connection.execute("SELECT line FROM tally WHERE id = 1").fetchone()
+        with self._using() as connection:
+            row = connection.execute("SELECT line FROM tally WHERE id = 1").fetchone()
         tally = Tally() if row is None else Tally.parse(row[0])
         if tally is None:
             raise StoreDamagedError(f"{self._path}: its tally is not what was written")
         return tally
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_dev, status.st_ino
+def _take_lock(path: Path) -> OwnDescriptor:
+    try:
+        return lock_bytes(path, *_LOCK_BYTES)
+    except BlockingIOError as error:
+        raise StoreError(f"{path}: database is locked") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """HTTP exchanges that end in time, with answers that are whole.
 
-Two habits of the standard library's HTTP client would cost us dearly. Its timeout begins anew with every
+Three habits of the standard library's HTTP client would cost us dearly. Its timeout begins anew with every
 byte, so an answer that trickles in holds the caller for as long as it likes. And an answer that is cut within
 its headers passes for a complete one: a dying proxy's ``200 OK`` with nothing behind it would be a success.
 Here one deadline holds for the whole answer, and the end of the connection within the headers is an error.
+
+And it writes by the number of a descriptor, which an application that closes what it does not know may have given to
+a file of its own.
 """
 
 import io
@@ -15,6 +18,8 @@ from typing import Any
 import requests.adapters
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from otel_connect.export.descriptors import Descriptor
 
 
 class PunctualAdapter(requests.adapters.HTTPAdapter):
@@ -73,12 +78,40 @@ class _Answer(HTTPResponse):
             raise HTTPException("the answer was cut in its headers")
 
 
-class _Connection(HTTPConnection):
+class _Wary(HTTPConnection):
+    """Leaves a descriptor alone that the application has closed: its number may be one of the application's own."""
+
     response_class = _Answer
+    _descriptor: Descriptor | None = None
+
+    def connect(self) -> None:
+        """Connect, and remember what the descriptor leads to."""
+        super().connect()
+        self._descriptor = Descriptor(self.sock.fileno())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the next request can go this way."""
+        self._disown()
+        return super().is_connected
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._disown()
+        super().close()
+
+    def _disown(self) -> None:
+        if self.sock is not None and self._descriptor is not None and not self._descriptor.ours:
+            self.sock.detach()
+            self.sock = None
 
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _Answer
+class _Connection(_Wary):
+    pass
+
+
+class _SecureConnection(_Wary, HTTPSConnection):
+    pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):

@@ -34,6 +34,8 @@ class OtlpExporter:
     ConfigError with every problem of the endpoints, also when none is configured, and SpoolInUseError when
     another process holds the spool directory. The threads run in copies of ``context``.
     ``silent`` leaves it to the caller to say what is left when it is closed.
+
+    A child made by fork must neither use nor collect its parent's exporter.
     """
 
     def __init__(
@@ -137,14 +139,6 @@ class OtlpExporter:
             _log.warning("dropped %d records (shutdown): they waited in memory, not on a disk", sum(lost.values()))
         if left := sum(account.queued for account in self.ledger.snapshot().values()):
             _log.info("%d records stay in the spool and are sent at the next start", left)
-
-    def abandon(self) -> None:
-        """In a child made by fork: leave everything to the parent, and the spool to whoever comes after it.
-
-        The exporter must not be used in the child from then on, nor be collected: that would end the
-        parent's database connection.
-        """
-        self._spool.abandon()
 
     def _routes(self, config: ExportConfig) -> dict[Signal, Route]:
         """Open a way for each signal; raises ConfigError with every problem."""

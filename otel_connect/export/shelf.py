@@ -1,8 +1,9 @@
 """The disk as the spool sees it: it works, or it is in trouble and looked at again from time to time.
 
 Three troubles are told apart. The disk cannot be written (full, read-only, failing): what lies on it can
-still be read. It is damaged: it is opened anew, which mends it. Its directory was deleted or replaced:
-what lies in the old one can be read as long as it is open, and moves to the new one.
+still be read. It is damaged, or the application has closed its descriptors: it is opened again, which repairs it.
+Its directory was deleted or replaced: what lies in the old one can be read as long as it is open, and moves to the
+new one.
 
 No method raises for any of these but ``read``; the caller holds a lock.
 """
@@ -15,7 +16,7 @@ from otel_connect.export.age import Ages
 from otel_connect.export.directory import LEAVE_FREE
 from otel_connect.export.ledger import Ledger, Reason
 from otel_connect.export.moving import all_heads, copy, renumber
-from otel_connect.export.store import Batch, Disk, Head, Opened, StoreDamagedError, StoreError, Total, Totals
+from otel_connect.export.store import CLOSED, Batch, Disk, Head, Opened, StoreDamagedError, StoreError, Total, Totals
 from otel_connect.model import Signal
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class Shelf:
 
     def look(self, next_key: int, *, at_once: bool = False) -> int:
         """If it is time to, see whether it is still there, or works again; gives the next key."""
+        if self._disk is not None and self._readable and not self._disk.intact():
+            self._fail(StoreDamagedError(CLOSED))
+            at_once = True
         replaced = self._disk is not None and self._trouble is None and self._disk.replaced()
         if not (replaced or at_once) and self._clock() < self._next_look:
             return next_key
@@ -146,11 +150,6 @@ class Shelf:
         except StoreError as error:
             self._fail(error, reading=True)
             raise
-
-    def abandon(self) -> None:
-        """In a child made by fork: leave the disk to the parent."""
-        if self._disk is not None:
-            self._disk.abandon()
 
     def close(self) -> None:
         """Let the disk go."""

@@ -223,11 +223,6 @@ class Spool:
             self._condition.notify_all()
             return left
 
-    def abandon(self) -> None:
-        """In a child made by fork: leave everything to the parent; takes no lock, which a lost thread may hold."""
-        if self._shelf is not None:
-            self._shelf.abandon()
-
     def _look(self, *, at_once: bool = False) -> None:
         """Look after the disk, when it is time to."""
         if self._shelf is not None and not self._closed:

@@ -17,6 +17,7 @@ BATCH_BYTES = 256
 DIGEST_BYTES = 16
 SIGNALS = tuple(Signal)
 """The order in which signals are numbered on disk; never to be changed."""
+CLOSED = "the application has closed descriptors that it did not open"
 
 
 class StoreError(Exception):
@@ -102,8 +103,8 @@ class Disk(Store, Protocol):
     def shrink(self) -> None:
         """Give room that is not needed back to the file system."""
 
-    def abandon(self) -> None:
-        """In a child made by fork: leave it to the parent."""
+    def intact(self) -> bool:
+        """Whether the application has left open what belongs to it."""
 
 
 class Opened(NamedTuple):

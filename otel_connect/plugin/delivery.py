@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from ctypes import py_object, pythonapi
 from typing import NamedTuple
 
 from otel_connect.errors import OtelConnectError
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.forks import PerProcess, keep_forever
 from otel_connect.export.ledger import Account, Reason
+from otel_connect.export.sender import State
 from otel_connect.model import Signal
 from otel_connect.plugin.batches import Encoded
 from otel_connect.plugin.heir import Heir
@@ -22,7 +23,6 @@ LONGEST_FLUSH_S = 5.0
 """What the end of an application waits for the backend, at the most."""
 _NOTICE_EVERY_S = 60.0
 _LOOK_EVERY_S = 0.01
-_LONGEST_FORK_S = 2.0  # for what is being opened or closed; then the fork has to go on
 
 
 class Station(NamedTuple):
@@ -34,6 +34,18 @@ class Station(NamedTuple):
     """Says, once it is closed, what was not delivered."""
     adapt: Callable[[], None] | None = None
     """Goes another way from now on, when another exporter has been given parameters."""
+    durable: bool = True
+    """False where a batch counts as taken only once the backend has it."""
+
+
+class _Here:
+    """What one process has of a delivery."""
+
+    def __init__(self, users: int) -> None:
+        self.lock = threading.Lock()
+        self.users = users
+        self.station: Station | None = None
+        self.failed = False
 
 
 class Delivery:
@@ -41,36 +53,36 @@ class Delivery:
 
     ``opener`` is called at most once in each process: in a child made by fork on its first batch, and with
     ``idle`` so in any. When it cannot open, one line is logged and nothing is taken.
+
+    A child leaves everything to its parent: its threads do not exist there, and its locks may be held by them.
     """
 
     def __init__(self, opener: Callable[[], Station], *, idle: bool = False) -> None:
         self._opener = opener
         self._idle = idle
-        self._lock = threading.Lock()
-        self._users = 0
-        self._station: Station | None = None
-        self._failed = False
+        self._here = PerProcess(_Here(0), lambda parent: _Here(parent.users), keep_forever)
         self._noticed: dict[Signal, float] = {}
-        self._held: list[Callable[[], None]] = []
 
     def acquire(self) -> None:
         """Begin to use it: what an earlier process left is sent from now on."""
-        with self._lock:
-            self._users += 1
-            before = self._station
+        here = self._here.get()
+        with here.lock:
+            here.users += 1
+            before = here.station
             if not self._idle:
-                quiet_context().run(self._open)
+                quiet_context().run(self._open, here)
             if before is not None and before.adapt is not None:
                 quiet_context().run(before.adapt)
 
     def release(self, timeout_s: float) -> None:
         """End to use it; the last user sends what waits, until the time is up."""
-        with self._lock:
-            self._users -= 1
-            if self._users:
+        here = self._here.get()
+        with here.lock:
+            here.users -= 1
+            if here.users:
                 return
-            station, self._station = self._station, None
-            self._failed = False
+            station, here.station = here.station, None
+            here.failed = False
         if station is not None:
             quiet_context().run(_close, station, min(timeout_s, LONGEST_FLUSH_S))
 
@@ -83,7 +95,7 @@ class Delivery:
     def flush(self, signal: Signal, timeout_s: float) -> bool:
         """Wait until everything of a signal that was taken so far has left; false when the time is up first."""
         deadline = time.monotonic() + timeout_s
-        while (station := self._station) is not None:
+        while (station := self._here.get().station) is not None:
             if not station.exporter.accounts()[signal].queued:
                 return True
             if time.monotonic() >= deadline:
@@ -93,37 +105,17 @@ class Delivery:
 
     def accounts(self) -> Mapping[Signal, Account]:
         """Say where the records of each signal are; empty when nothing is open."""
-        station = self._station
+        station = self._here.get().station
         return {} if station is None else station.exporter.accounts()
 
-    def before_fork(self) -> None:
-        """Let nothing be half open: the child could not let go of it, and would hold its slot while it lives."""
-        if self._lock.acquire(timeout=_LONGEST_FORK_S):
-            self._held.append(self._lock.release)
-        heir = None if self._station is None else self._station.heir
-        if heir is not None and heir.before_fork(_LONGEST_FORK_S):
-            self._held.append(heir.after_fork_in_parent)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        while self._held:
-            self._held.pop()()
-
     def after_fork_in_child(self) -> None:
-        """Leave everything to the parent: its threads do not exist here, its locks may be held by them."""
-        self._lock = threading.Lock()
-        self._held = []
-        self._failed = False
-        station, self._station = self._station, None
-        if station is not None:
-            _keep_forever(station)
-            station.exporter.abandon()
-            if station.heir is not None:
-                station.heir.abandon()
+        """Leave everything to the parent now, also what would be collected at the end of the child."""
+        self._here.get()
 
     def _take(self, encoded: Encoded) -> bool:
-        with self._lock:
-            station = self._open()
+        here = self._here.get()
+        with here.lock:
+            station = self._open(here)
         if station is None:
             return False
         exporter = station.exporter
@@ -134,22 +126,34 @@ class Delivery:
             self._notice(request.signal, left_out, encoded.complaint)
         if request.records:
             exporter.put(request)
+            if not station.durable:
+                return _await_delivery(exporter, request.signal)
         return bool(request.records) or not left_out
 
-    def _open(self) -> Station | None:
-        if self._station is None and self._users and not self._failed:
+    def _open(self, here: _Here) -> Station | None:
+        if here.station is None and here.users and not here.failed:
             try:
-                self._station = self._opener()
+                here.station = self._opener()
             except (OtelConnectError, OSError, RuntimeError) as error:
-                self._failed = True
+                here.failed = True
                 say(f"nothing can be exported: {error}")
-        return self._station
+        return here.station
 
     def _notice(self, signal: Signal, records: int, complaint: str) -> None:
         now = time.monotonic()
         if now - self._noticed.get(signal, -_NOTICE_EVERY_S) >= _NOTICE_EVERY_S:
             self._noticed[signal] = now
             _log.warning("%s: %d records could not be encoded (%s) and are left out", signal, records, complaint)
+
+
+def _await_delivery(exporter: OtlpExporter, signal: Signal) -> bool:
+    """Wait until nothing of a signal waits any more, as long as the backend takes requests."""
+    deadline = time.monotonic() + LONGEST_FLUSH_S
+    while exporter.accounts()[signal].queued:
+        if time.monotonic() >= deadline or exporter.health()[signal].state is not State.DELIVERING:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+    return True
 
 
 def _close(station: Station, timeout_s: float) -> None:
@@ -159,15 +163,6 @@ def _close(station: Station, timeout_s: float) -> None:
     station.exporter.close(max(deadline - time.monotonic(), 0.0))
     if station.tell is not None:
         station.tell()
-
-
-def _keep_forever(value: object) -> None:
-    """Keep the interpreter from ever collecting it, also when it ends.
-
-    Collecting a parent's database connection in the child would close it there: SQLite would write the log
-    back and remove it, under the parent's feet.
-    """
-    pythonapi.Py_IncRef(py_object(value))
 
 
 class Outlet:

@@ -16,17 +16,22 @@ import grpc
 
 from otel_connect.errors import ConfigError
 from otel_connect.export.answer import Action, Answer
+from otel_connect.export.forks import PerProcess
 from otel_connect.export.transport import Transport
 
 _LONGEST_WAIT_S = 2.0  # for cancelled calls to come back; then the fork has to go on
 
 
 class Interruptible:
-    """A transport around those that ``opener`` makes, one after each fork."""
+    """A transport around those that ``opener`` makes: one for the first request, and one after each fork.
+
+    The library is entered by sending threads alone: in the child of a fork that was made in C with a call under way
+    they may wait in it for ever, and the application does not.
+    """
 
     def __init__(self, opener: Callable[[], Transport]) -> None:
         self._opener = opener
-        self._inner: Transport | None = opener()
+        self._inner: Transport | None = None
         self._changed = threading.Condition()
         self._forks = 0
         self._forking = False
@@ -38,20 +43,30 @@ class Interruptible:
             with self._changed:
                 self._changed.wait_for(lambda: not self._forking)
                 forks = self._forks
-                try:
-                    inner = self._inner = self._inner or self._opener()
-                except ConfigError as error:  # a certificate that was there before the fork
-                    return Answer(Action.RETRY_UNHEALTHY, message=error.problems[0])
                 self._under_way += 1
             try:
-                answer = inner.send(body)
+                answer = self._send(body, forks)
             finally:
-                del inner  # the channel must be gone when the fork comes
                 with self._changed:
                     self._under_way -= 1
                     self._changed.notify_all()
             if answer.action is not Action.RETRY or forks == self._forks:
                 return answer
+
+    def _send(self, body: bytes, forks: int) -> Answer:
+        """Send by the way that is open, or that is opened now; leaves none behind that a fork does not know of."""
+        inner = self._inner
+        if inner is None:
+            try:
+                inner = self._opener()
+            except ConfigError as error:
+                return Answer(Action.RETRY_UNHEALTHY, message=error.problems[0])
+            with self._changed:
+                if forks != self._forks:
+                    inner.close()
+                    return Answer(Action.RETRY)
+                self._inner = inner
+        return inner.send(body)
 
     def close(self) -> None:
         """Close the channel; a call under way ends as cancelled."""
@@ -80,27 +95,28 @@ class Forks:
     """Those that are to be taken down before a fork of this process; the child has none of them."""
 
     def __init__(self) -> None:
-        self._members: weakref.WeakSet[Interruptible] = weakref.WeakSet()
+        nobody: weakref.WeakSet[Interruptible] = weakref.WeakSet()
+        self._members = PerProcess(nobody, lambda _: weakref.WeakSet(), lambda _: None)
         self._hold: grpc.Channel | None = None
 
     def add(self, opener: Callable[[], Transport]) -> Transport:
         """Make a transport that survives forks."""
-        if self._hold is None:
-            self._hold = grpc.insecure_channel("ipv4:127.0.0.1:1")
-        transport = Interruptible(opener)
-        self._members.add(transport)
+
+        def open_held() -> Transport:
+            if self._hold is None:
+                self._hold = grpc.insecure_channel("ipv4:127.0.0.1:1")
+            return opener()
+
+        transport = Interruptible(open_held)
+        self._members.get().add(transport)
         return transport
 
     def before(self) -> None:
         """Call it before a fork."""
-        for transport in list(self._members):
+        for transport in list(self._members.get()):
             transport.before_fork()
 
     def after_in_parent(self) -> None:
         """Call it after a fork, in the parent."""
-        for transport in list(self._members):
+        for transport in list(self._members.get()):
             transport.after_fork_in_parent()
-
-    def after_in_child(self) -> None:
-        """Call it after a fork, in the child."""
-        self._members = weakref.WeakSet()

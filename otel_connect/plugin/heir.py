@@ -41,8 +41,6 @@ class Heir:
         self._look_every_s = look_every_s
         self._stop = threading.Event()
         self._found_empty: dict[Path, _Stamp] = {}
-        self._exporter: OtlpExporter | None = None
-        self._changing = threading.Lock()
         self._thread = threading.Thread(target=context.copy().run, args=(self._run,), name="export-heir", daemon=True)
         self._thread.start()
 
@@ -50,19 +48,6 @@ class Heir:
         """Let go of what it holds; what is left there waits for the next."""
         self._stop.set()
         self._thread.join(timeout_s)
-
-    def before_fork(self, timeout_s: float) -> bool:
-        """Wait until nothing is half open or half closed, and keep it so; false when the time is up first."""
-        return self._changing.acquire(timeout=timeout_s)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on, after a ``before_fork`` that gave true."""
-        self._changing.release()
-
-    def abandon(self) -> None:
-        """In a child made by fork: leave everything to the parent."""
-        if self._exporter is not None:
-            self._exporter.abandon()
 
     def _run(self) -> None:
         while True:
@@ -76,15 +61,12 @@ class Heir:
 
     def _serve(self, slot: Path) -> None:
         try:
-            with self._changing:
-                exporter = self._exporter = self._open_in(slot)
+            exporter = self._open_in(slot)
         except SpoolInUseError:
             return
         while not (empty := _is_empty(exporter)) and not self._stop.wait(_ASK_EVERY_S):
             pass
-        with self._changing:
-            self._exporter = None
-            exporter.close(0.0)
+        exporter.close(0.0)
         if empty:
             self._found_empty[slot] = _stamp(slot)
 

@@ -12,6 +12,7 @@ from otel_connect.config import ExportConfig, Protocol
 from otel_connect.export.answer import Action, Answer
 from otel_connect.export.endpoint import Endpoint
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.forks import GATE
 from otel_connect.export.transport import Transport, open_transport
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.forking import Forks
@@ -23,6 +24,7 @@ from otel_connect.plugin.settings import read_settings
 from otel_connect.plugin.slots import VARIABLE, refused, spool_root, take_slot
 
 _forks = Forks()
+_UNSAFE = "this process was forked while SQLite was in use; what waits for the backend waits in memory only"
 PARAMETERS = Parameters()
 """Of the exporters of this process."""
 
@@ -73,6 +75,10 @@ def open_station() -> Station:
             way.look()
             exporter.reconfigure(way.export(directory))
 
+    if not GATE.safe:
+        say(_UNSAFE)
+        exporter = open_in(None, own=True)
+        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None), durable=False)
     root = _root()
     if problem := refused(os.environ):
         say(f"{problem}; {root or 'memory'} is used")
@@ -114,17 +120,17 @@ def sdk_disabled() -> bool:
 
 
 def _before_fork() -> None:
-    DELIVERY.before_fork()
+    GATE.before_fork()
     _forks.before()
 
 
 def _after_fork_in_parent() -> None:
     _forks.after_in_parent()
-    DELIVERY.after_fork_in_parent()
+    GATE.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
-    _forks.after_in_child()
+    GATE.after_fork_in_child()
     DELIVERY.after_fork_in_child()
 
 

@@ -411,8 +411,8 @@ class Faulty:
         self._call()
         self._inner.shrink()
 
-    def abandon(self) -> None:
-        self._inner.abandon()
+    def intact(self) -> bool:
+        return self._inner.intact()
 
     def close(self) -> None:
         self._inner.close()

@@ -155,12 +155,13 @@ import os, sys, time
 from pathlib import Path
 from otel_connect.config import ExportConfig
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.forks import GATE
 from otel_connect.model import Signal
 from otel_connect.plugin.delivery import Delivery, Outlet, Station
 
 config = ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=sys.argv[1] + "/0")
 delivery = Delivery(lambda: Station(OtlpExporter(config)))
-os.register_at_fork(after_in_child=delivery.after_fork_in_child)
+os.register_at_fork(after_in_child=GATE.after_fork_in_child)
 outlet = Outlet(Signal.LOGS, delivery)
 if (child := os.fork()) == 0:
     time.sleep(60)
@@ -193,6 +194,7 @@ from contextvars import Context
 from pathlib import Path
 from otel_connect.config import ExportConfig
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.forks import GATE
 from otel_connect.model import Signal
 from otel_connect.plugin.delivery import Delivery, Outlet, Station
 from otel_connect.plugin.heir import Heir
@@ -208,9 +210,9 @@ def open_in(slot):
 
 delivery = Delivery(lambda: Station(open_in(root / "0"), Heir(root, root / "0", open_in, Context())))
 os.register_at_fork(
-    before=delivery.before_fork,
-    after_in_parent=delivery.after_fork_in_parent,
-    after_in_child=delivery.after_fork_in_child,
+    before=GATE.before_fork,
+    after_in_parent=GATE.after_fork_in_parent,
+    after_in_child=GATE.after_fork_in_child,
 )
 outlet = Outlet(Signal.LOGS, delivery)
 assert opened.wait(30)

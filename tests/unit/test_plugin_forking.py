@@ -42,7 +42,8 @@ def test_a_call_that_a_fork_interrupts_is_made_again_on_a_new_way() -> None:
     transport = Interruptible(opener)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(transport.send, b"a")
-        assert made[0].begun.wait(30)
+        while not (made and made[0].begun.wait(30)):
+            pass
         transport.before_fork()
         assert made[0].closed
         late = pool.submit(transport.send, b"b")
@@ -83,6 +84,7 @@ def test_a_way_that_cannot_be_opened_again_is_an_operators_matter() -> None:
         return way
 
     transport = Interruptible(opener)
+    assert transport.send(b"a") == DELIVERED
     transport.before_fork()
     transport.after_fork_in_parent()
     assert transport.send(b"a") == Answer(Action.RETRY_UNHEALTHY, message="ca.pem: cannot be read")
@@ -96,3 +98,12 @@ def test_an_ordinary_answer_is_handed_on() -> None:
     assert transport.send(b"a") == CANCELLED
     transport.close()
     assert way.closed
+
+
+def test_nothing_is_opened_by_the_application() -> None:
+    opened: list[Patient] = []
+    transport = Interruptible(lambda: opened.append(Patient()) or opened[-1])  # type: ignore[func-returns-value]
+    transport.before_fork()
+    transport.after_fork_in_parent()
+    transport.close()
+    assert not opened

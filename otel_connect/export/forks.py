@@ -1,0 +1,179 @@
+"""Forks of the process: no thread of ours is inside SQLite then, and a child has its own of everything.
+
+Of all threads only the one that forks exists in the child, but every mutex stays as it was. If another was inside
+SQLite at that moment, SQLite's mutexes may stay locked in the child, and whoever calls SQLite there waits for ever.
+So every use of SQLite is a passage through ``GATE``, which is shut while Python forks. A fork made in C does not ask,
+and the application may use SQLite itself: so a child tries SQLite first, in a thread that may wait for ever.
+"""
+
+import _thread
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import py_object, pythonapi
+from typing import Generic, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+LONGEST_STALL_S = 2.0
+"""How long a fork waits for those inside, those who want to enter for a fork, and a child for SQLite."""
+
+
+class PerProcess(Generic[_T]):
+    """A value of one process: a child gets its own, made from the value of its parent, when it first asks.
+
+    The process id tells, because a fork made in C (as uWSGI's) runs none of Python's hooks. There is no lock, which
+    a thread that does not exist in the child could hold: ``inherit`` may run in two threads at once, and one of the
+    values counts. ``leave`` then runs once, with the value of the parent.
+    """
+
+    def __init__(self, first: _T, inherit: Callable[[_T], _T], leave: Callable[[_T], object]) -> None:
+        self._inherit = inherit
+        self._leave = leave
+        self._newest = first
+        self._values = {os.getpid(): first}
+
+    def get(self) -> _T:
+        """Return the value of this process."""
+        pid = os.getpid()
+        found = self._values.get(pid)
+        if found is None:
+            of_parent = self._newest
+            made = self._inherit(of_parent)
+            found = self._values.setdefault(pid, made)
+            if found is made:
+                self._newest, self._values = made, {pid: made}
+                self._leave(of_parent)
+        return found
+
+
+class Held(Protocol):
+    """Something that only one process may have."""
+
+    def close(self) -> None:
+        """Let go of it; in a child, of its copy."""
+
+
+class _Here:
+    """The passages of one process."""
+
+    def __init__(self, *, safe: bool | None) -> None:
+        self.safe = safe
+        """Whether SQLite can be used; ``None`` as long as nobody knows."""
+        self.changed = threading.Condition()  # with a lock that a signal handler can take within its own thread
+        self.inside: list[int] = []
+        self.forker: int | None = None
+        self.held: set[Held] = set()
+
+    def may_enter(self) -> bool:
+        return self.forker in {None, threading.get_ident()}
+
+    def occupied(self) -> bool:
+        """Whether a thread is inside that a child would not have."""
+        return any(thread != self.forker for thread in self.inside)
+
+
+class Gate:
+    """Keeps threads out of SQLite while the process forks; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._here = PerProcess(
+            _Here(safe=True),
+            lambda parent: _Here(safe=None if parent.safe is not False else False),
+            _close_copies,
+        )
+
+    @property
+    def safe(self) -> bool:
+        """Whether this process may use SQLite; in a child, the first call tries that."""
+        here = self._here.get()
+        if here.safe is None:
+            here.safe = _sqlite_answers()
+        return here.safe
+
+    @contextmanager
+    def passage(self) -> Iterator[None]:
+        """Be inside. A thread can be so more than once, and in the middle of its own fork."""
+        here, me = self._here.get(), threading.get_ident()
+        with here.changed:
+            here.changed.wait_for(here.may_enter, LONGEST_STALL_S)
+            here.inside.append(me)
+        try:
+            yield
+        finally:
+            with here.changed:
+                here.inside.remove(me)
+                here.changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Wait until no other thread is inside, and keep it so; not for longer than the bound."""
+        here, me = self._here.get(), threading.get_ident()
+        deadline = time.monotonic() + LONGEST_STALL_S
+        with here.changed:
+            if here.changed.wait_for(here.may_enter, LONGEST_STALL_S):
+                here.forker = me
+            here.changed.wait_for(lambda: not here.occupied(), max(deadline - time.monotonic(), 0.0))
+
+    def after_fork_in_parent(self) -> None:
+        """Let them in again."""
+        here = self._here.get()
+        with here.changed:
+            if here.may_enter():
+                here.forker = None
+                here.changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        """Begin as a process of its own, and close what only the parent may have."""
+        self._here.get()
+
+    def hold(self, held: Held) -> None:
+        """Have children close their copy of it."""
+        self._here.get().held.add(held)
+
+    def let_go(self, held: Held) -> None:
+        """Forget it."""
+        self._here.get().held.discard(held)
+
+
+def _sqlite_answers() -> bool:
+    """Go through SQLite's mutexes of the process in another thread, and see whether it returns."""
+    returned = _thread.allocate_lock()
+    returned.acquire()
+
+    def use() -> None:
+        try:
+            # A file, for the mutex of files; random, for that of random numbers.
+            connection = sqlite3.connect("file:/dev/null?vfs=unix-none&mode=ro", uri=True)
+            connection.execute("SELECT hex(randomblob(1))").fetchall()
+            connection.close()
+        finally:
+            returned.release()
+
+    _thread.start_new_thread(use, ())
+    return returned.acquire(timeout=LONGEST_STALL_S)
+
+
+def _close_copies(parent: _Here) -> None:
+    for held in tuple(parent.held):
+        held.close()
+
+
+def keep_forever(value: object) -> None:
+    """Keep the interpreter from collecting a value, also when it ends.
+
+    Collecting a database connection closes it. In a child made by fork that is the parent's, whose write-ahead log
+    SQLite would remove; and where the application has closed the descriptors, it closes the application's.
+    """
+    pythonapi.Py_IncRef(py_object(value))
+
+
+def collect_again(value: object) -> None:
+    """Undo one ``keep_forever``."""
+    pythonapi.Py_DecRef(py_object(value))
+
+
+GATE = Gate()
+"""The gate of the process, as SQLite's mutexes are the process's."""
