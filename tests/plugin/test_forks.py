@@ -53,6 +53,7 @@ def await_spans(receiver: Receiver, environ: dict[str, str], wanted: set[str]) -
         assert heir.wait(30) == 0
 
 
+@pytest.mark.timeout(by_length(full=3600, short=120))
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("protocol", KINDS)
 def test_forks_under_load(protocol: str, backend: str, fork_in_c: str, tmp_path: Path, long_run: LongRun) -> None:
