@@ -10,6 +10,7 @@ made by fork inherits: it would find the database of its dead parent locked for 
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ _PRAGMAS = (
 )
 _APPLICATION = 0x4F54_4353  # "OTCS"
 _LOCK_BYTES = 0x4000_0000, 512
+_LONGEST_END_S = 1.0  # a process that ends lets its locks go one after the other
 _SHRINK_PAGES = (16 << 20) // PAGE
 _DELETE = "DELETE FROM batches WHERE key = ?"
 _OLDEST = "SELECT key, records, created, length(body) FROM batches WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
@@ -268,10 +270,16 @@ class DiskStore:
 
 
 def _take_lock(path: Path) -> OwnDescriptor:
+    """Lock the database, for which there may be nothing to wait but the end of its last holder."""
+    deadline = time.monotonic() + _LONGEST_END_S
     try:
-        return lock_bytes(path, *_LOCK_BYTES)
-    except BlockingIOError as error:
-        raise StoreError(f"{path}: database is locked") from error
+        while True:
+            try:
+                return lock_bytes(path, *_LOCK_BYTES)
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise StoreError(f"{path}: database is locked") from error
+                time.sleep(0.01)
     except OSError as error:
         raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
 

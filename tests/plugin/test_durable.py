@@ -109,7 +109,7 @@ def test_children_that_end_leave_their_records_and_their_parents_spool_in_order(
             application.tell("leave")
             application.tell("fork 1")
             application.tell("order after 1")
-            await_until(tried(receiver, "ordered after"))
+            await_until(tried(receiver, "ordered after"), timeout=60)  # after a pause that has grown meanwhile
             application.kill()
         receiver.answer()
         with Application(shop) as last:

@@ -1,12 +1,17 @@
 """The spool on real disks: what comes in, what comes out, what has to go, and what is told of it."""
 
 import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from otel_connect.errors import SpoolInUseError
+from otel_connect.export.descriptors import lock_bytes
 from otel_connect.export.directory import LOCK
 from otel_connect.export.disk import DATABASE
 from otel_connect.export.ledger import Reason
@@ -191,6 +196,52 @@ def test_a_second_process_is_refused_and_told_what_to_do(tmp_path: Path) -> None
         SpoolBench(tmp_path / "spool")
     bench.close()
     SpoolBench(tmp_path / "spool").close()
+
+
+def test_a_database_that_its_last_holder_is_just_letting_go_of_is_waited_for(tmp_path: Path) -> None:
+    SpoolBench(tmp_path / "spool").close()
+    lock = lock_bytes(tmp_path / "spool" / "spool.db", 0x4000_0000, 512)
+    threading.Timer(0.2, lock.close).start()
+    bench = SpoolBench(tmp_path / "spool")
+    assert bench.spool.state().degraded is None
+    bench.close()
+
+
+READER = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], timeout=0)
+try:
+    other.execute("BEGIN").execute("SELECT count(*) FROM batches").fetchall()
+except sqlite3.OperationalError as error:
+    print(error, flush=True)
+else:
+    print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def reader(path: Path) -> Iterator[str]:
+    """Have another program look into the database, and give what it says."""
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+
+
+def test_no_other_program_looks_into_the_database_meanwhile_and_one_that_does_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "spool.db"
+    bench = SpoolBench(tmp_path / "spool")
+    with reader(path) as said:
+        assert said == "database is locked"
+    bench.put(request(b"a"))
+    bench.close()
+    with reader(path) as said:
+        assert said == "open"
+        second = SpoolBench(tmp_path / "spool")
+        assert second.spool.state().degraded == f"{path}: database is locked"
+    second.close()
 
 
 def test_everything_is_private(tmp_path: Path) -> None:
