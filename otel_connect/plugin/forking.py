@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 
 import grpc
+import grpc._channel  # otherwise a sending thread imports it, and a fork in the middle of that blocks it in the child
 
 from otel_connect.errors import ConfigError
 from otel_connect.export.answer import Action, Answer
