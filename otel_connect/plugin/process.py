@@ -24,7 +24,6 @@ from otel_connect.plugin.settings import read_settings
 from otel_connect.plugin.slots import VARIABLE, refused, spool_root, take_slot
 
 _forks = Forks()
-_UNSAFE = "this process was forked while SQLite was in use; what waits for the backend waits in memory only"
 PARAMETERS = Parameters()
 """Of the exporters of this process."""
 
@@ -50,43 +49,45 @@ class _Way:
         """Give the configuration of an exporter with its spool in a directory."""
         return self.settings.export.model_copy(update={"spool_directory": str(directory or "")})
 
-
-def open_station() -> Station:
-    """Open what the variables of the process and the parameters of its exporters describe."""
-    way = _Way()
-    hush_clients()
-
-    def opener(endpoint: Endpoint) -> Transport:
-        if way.settings.withheld:
-            return Withheld(way.settings.withheld[0])
+    def open(self, endpoint: Endpoint) -> Transport:
+        """Open a transport to an endpoint, or what keeps everything where it is as long as nothing may be sent."""
+        if self.settings.withheld:
+            return Withheld(self.settings.withheld[0])
         if not PARAMETERS.may_send(endpoint.signal):
             return Withheld("no exporter of this signal has been made in this process")
         if endpoint.protocol is Protocol.GRPC:
             return _forks.add(lambda: open_transport(endpoint))
         return open_transport(endpoint)
 
+
+def open_station() -> Station:
+    """Open what the variables of the process and the parameters of its exporters describe."""
+    way = _Way()
+    hush_clients()
+
     context = quiet_context()
 
     def open_in(directory: Path | None, *, own: bool = False) -> OtlpExporter:
-        return OtlpExporter(way.export(directory), opener=opener, context=context, silent=own)
+        return OtlpExporter(way.export(directory), opener=way.open, context=context, silent=own)
 
     def adapt(exporter: OtlpExporter, directory: Path | None) -> None:
         if PARAMETERS.given:
             way.look()
             exporter.reconfigure(way.export(directory))
 
-    if not GATE.safe:
-        say(_UNSAFE)
+    def in_memory(why: str, *, durable: bool = True) -> Station:
+        say(f"{why}; what waits for the backend waits in memory only")
         exporter = open_in(None, own=True)
-        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None), durable=False)
+        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None), durable)
+
+    if not GATE.safe:
+        return in_memory("this process was forked while SQLite was in use", durable=False)
     root = _root()
     if problem := refused(os.environ):
         say(f"{problem}; {root or 'memory'} is used")
     found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot, own=True)))
     if root is None or found is None:
-        say(f"{root or VARIABLE}: no slot can be taken; what waits for the backend waits in memory only")
-        exporter = open_in(None, own=True)
-        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None))
+        return in_memory(f"{root or VARIABLE}: no slot can be taken")
     slot, exporter = found
     heir = None if way.settings.withheld else Heir(root, slot, open_in, context)
     return Station(exporter, heir, partial(tell, exporter, str(slot)), partial(adapt, exporter, slot))
