@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -22,8 +22,7 @@ from typing import Any, NoReturn
 import click
 
 from otel_connect import __version__
-from otel_connect.config import Configuration, Layer, Output, Protocol, build, file_layer
-from otel_connect.enrich.mask_key import masks
+from otel_connect.config import Configuration, Layer, Loaded, Output, Protocol, file_layer, load
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError, OtelConnectError
 from otel_connect.export.endpoint import resolve
@@ -115,35 +114,27 @@ def run(
         "export.protocol": protocol,
         "log.format": log_format,
     }
-    start_log(log_format or "text")
-    configuration = _configuration(file, flags)
-    start_log(configuration.log.format)
-    signals = _Signals()
-    from otel_connect.run import run_agent  # noqa: PLC0415 - the other commands start without it in no time
+    from otel_connect import checks  # noqa: PLC0415 - the other commands start without these in no time
+    from otel_connect.run import run_agent  # noqa: PLC0415
 
-    run_agent(configuration, signals, duration, lambda: _configuration(file, flags))
+    start_log(log_format or "text")
+    loaded = _load(file, flags, checks.problems_of_a_start)
+    start_log(loaded.configuration.log.format)
+    checks.warn_of_doubts(loaded)
+    run_agent(loaded, _Signals(), duration, lambda: _load(file, flags, checks.problems))
 
 
 @commands.command(short_help="Check the configuration, and say where telemetry would go.")
 @_CONFIG
 def validate(file: Path | None) -> None:
-    """Check the configuration file and the environment, and say where telemetry would go."""
-    configuration = _configuration(file, {})
-    endpoints = resolve(configuration.export)
-    if any(place.certificate or place.client_certificate for place in endpoints.values()):
-        from otel_connect.export.tls import file_problems  # noqa: PLC0415 - it takes gRPC along
+    """Check what `run` checks before it captures, and say where telemetry would go."""
+    from otel_connect import checks  # noqa: PLC0415 - the other commands start without it in no time
 
-        if problems := dict.fromkeys(line for place in endpoints.values() for line in file_problems(place)):
-            raise ConfigError(list(problems))
-    masks(configuration.enrich)
-    for name, place in endpoints.items():
-        click.echo(f"{name}: {place.protocol} to {place.url}")
-    if not endpoints:
-        click.echo("no endpoint: attempts go to the console")
-    if address := wanted(configuration.serve):
-        click.echo(f"status pages: {address}")
-    needs = "needs CAP_NET_RAW; CAP_SYS_ADMIN and CAP_SYS_PTRACE too for containers; without, attempts have none"
-    click.echo(f"names of peers: {f'from DNS and /etc/hosts ({needs})' if configuration.enrich.names else 'off'}")
+    loaded = _load(file, {}, checks.problems_beside_an_agent)
+    checks.warn_of_doubts(loaded)
+    checks.warn(loaded.configuration)
+    for line in checks.destinations(loaded.configuration):
+        click.echo(line)
     click.echo("configuration is valid")
 
 
@@ -154,7 +145,7 @@ def doctor(file: Path | None) -> None:
     from otel_connect.capture.doctor import examine  # noqa: PLC0415 - the other commands start without it
     from otel_connect.capture.kernel import KernelCapture  # noqa: PLC0415
 
-    configuration = _configuration(file, {})
+    configuration = _load(file, {}, _endpoints).configuration
 
     def attach() -> None:
         with KernelCapture(configuration.capture, os.getpid()):
@@ -173,7 +164,7 @@ def health(file: Path | None) -> None:
 
     It is asked where it listens by default (127.0.0.1:9475), or where --config or OTEL_CONNECT_LISTEN says.
     """
-    configuration = _configuration(file, {})
+    configuration = _load(file, {}, _endpoints).configuration
     address = wanted(configuration.serve)
     if address is None:
         _refuse("the status pages are switched off (serve.listen, OTEL_CONNECT_LISTEN): there is nothing to ask", 1)
@@ -252,12 +243,19 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _configuration(file: Path | None, flags: Mapping[str, str | None]) -> Configuration:
-    """Build the configuration from all layers, and refuse endpoints that cannot be used."""
+def _load(
+    file: Path | None, flags: Mapping[str, str | None], check: Callable[[Configuration], Iterable[str]]
+) -> Loaded[Configuration]:
+    """Build the configuration from all layers, and check it."""
     layers = [] if file is None else [file_layer(file)]
-    configuration = build([state_layer(os.environ), *layers, environment_layer(os.environ), _flag_layer(flags)])
+    layers = [state_layer(os.environ), *layers, environment_layer(os.environ), _flag_layer(flags)]
+    return load(Configuration, layers, check)
+
+
+def _endpoints(configuration: Configuration) -> Iterable[str]:
+    """Check what every command needs: the others look at no file and no socket for it."""
     resolve(configuration.export)
-    return configuration
+    return ()
 
 
 def _flag_layer(flags: Mapping[str, str | None]) -> Layer:

@@ -9,7 +9,8 @@ configuration's, which names the variable too.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from urllib.parse import unquote
 
 from otel_connect.config import Layer
@@ -18,20 +19,32 @@ from otel_connect.model import Signal
 _PREFIX = "OTEL_EXPORTER_OTLP_"
 _SCOPES = {_PREFIX: "export"} | {f"{_PREFIX}{signal.upper()}_": f"export.{signal}" for signal in Signal}
 
-# A token as RFC 9110 has it, and a percent sign that no two hexadecimal digits follow.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A token as RFC 9110 has it, but for one that begins with a quote, which belongs to a shell; and a percent sign that
+# no two hexadecimal digits follow.
+_HEADER_NAME = re.compile(r"(?!')[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+_READ_ELSEWHERE = (
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SERVICE_NAME",
+    "OTEL_CONNECT_SPOOL_DIRECTORY",
+)
+_ALIKE = 0.9
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
     """Read the variables; its problems have one line for each that is malformed.
 
     Keys are ``export.…`` of the configuration, and origins the names of the variables. Header values
-    are credentials, so no line ever shows one.
+    are credentials, so no line ever shows one. A variable whose name is almost one that the agent reads is
+    warned about.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []
+    unread: set[str] = set()
     for name, (key, parse) in _VARIABLES.items():
         text = environ.get(name, "").strip()
         if not text:
@@ -40,9 +53,25 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
             values[key] = parse(text)
         except ValueError as error:
             problems.append(f"{name}: {error}")
+            unread.add(key)
         else:
             origins[key] = name
-    return Layer(values, origins, problems)
+    return Layer(values, origins, problems, frozenset(unread), list(_misspelt(environ)))
+
+
+def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Find names that nobody reads and that differ by a letter or two from one that the agent does.
+
+    Others that begin with ``OTEL_`` are left alone: they may be meant for another program that has the same
+    environment, and Kubernetes makes OTEL_CONNECT_PORT and the like of a service called otel-connect.
+    """
+    read = (*_VARIABLES, *_READ_ELSEWHERE)
+    for name in environ:
+        upper = name.upper()
+        if name in read or not environ[name] or not upper.startswith("OTEL_"):
+            continue
+        if meant := get_close_matches(upper, read, 1, _ALIKE):
+            yield f"{name if name.isprintable() else ascii(name)}: no such variable; did you mean {meant[0]}?"
 
 
 def state_layer(environ: Mapping[str, str]) -> Layer:
@@ -62,14 +91,11 @@ def _protocol(text: str) -> str:
 def _headers(text: str) -> dict[str, str]:
     """``k=v,k2=v2`` as in W3C baggage, values URL-encoded; a ``;`` belongs to the value."""
     headers: dict[str, str] = {}
-    for position, member in enumerate(text.split(","), start=1):
-        if not member.strip():
-            continue
+    members = [member.strip() for member in text.split(",") if member.strip()]
+    for position, member in enumerate(members, start=1):
         name, separator, value = (part.strip() for part in member.partition("="))
-        if not separator:
-            raise ValueError(f"header {position} is not name=value; escape a comma inside a value as %2C")
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"header {position} has a name that HTTP does not allow")
+        if not (separator and _HEADER_NAME.fullmatch(name)):
+            raise ValueError(f"header {position} {_why_no_pair(name, separator, position)}")
         if _BAD_ESCAPE.search(value):
             raise ValueError(f"header {position} has a broken %-escape in its value; escape % itself as %25")
         try:
@@ -78,6 +104,20 @@ def _headers(text: str) -> dict[str, str]:
             # Not chained: the exception holds the value.
             raise ValueError(f"header {position} is not UTF-8 after URL decoding") from None
     return headers
+
+
+def _why_no_pair(name: str, separator: str, position: int) -> str:
+    """Say what is wrong with a member that does not begin with ``name=``; what stands there may be the secret."""
+    comma = ", and a comma inside of a value as %2C" if position > 1 else ""
+    reasons = (
+        (name.startswith(("'", '"')), "begins with a quotation mark; leave out the quotes"),
+        (":" in name, "has a colon after its name; write name=value"),
+        (separator and not name, "has no name before its =; write name=value"),
+        (separator, "has a name that HTTP does not allow; write name=value"),
+        ("%3d" in name.lower(), "has its = escaped as %3D; write the = after the name as it is"),
+        (True, f"has no =; write name=value{comma}"),
+    )
+    return next(reason for holds, reason in reasons if holds)
 
 
 def _milliseconds(text: str) -> int:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from otel_connect.config import Configuration
 from otel_connect.encode.events import AgentEvent, config_reloaded, data_lost
 from otel_connect.encode.self_metrics import self_metrics
 from otel_connect.errors import ConfigError
@@ -47,8 +46,8 @@ class Pages(Protocol):
 class Life:
     """One run of an agent, from when it captures to its end.
 
-    ``state`` tells how the agent is; ``load`` reads the configuration again and ``apply`` puts it in force, both
-    raise ConfigError and change nothing if that cannot be, and ``apply`` names what needs a restart.
+    ``state`` tells how the agent is; ``reload`` reads the configuration again, puts it in force and returns the keys
+    that need a restart, or raises ConfigError and changes nothing.
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class Life:
         *,
         where: str,
         pages: Pages,
-        load: Callable[[], Configuration],
-        apply: Callable[[Configuration], tuple[str, ...]],
+        reload: Callable[[], tuple[str, ...]],
         reload_wanted: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,8 +66,7 @@ class Life:
         self._output = output
         self._manager = manager
         self._where = where
-        self._load = load
-        self._apply = apply
+        self._reload = reload
         self._reload_wanted = reload_wanted
         self._clock = clock
         self._started = (time.time_ns(), clock())
@@ -83,7 +80,7 @@ class Life:
         """Do what is due."""
         now = self._clock()
         if self._reload_wanted():
-            self._reload()
+            self._read_again()
         if self._manager.watchdog_every_s is not None and now >= self._next_alive:
             self._next_alive = now + self._manager.watchdog_every_s
             self._manager.alive()
@@ -122,12 +119,12 @@ class Life:
             self._next_status = now + _STATUS_EVERY_S
             self._manager.status(status_line(report.figures))
 
-    def _reload(self) -> None:
+    def _read_again(self) -> None:
         self._manager.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
         problems: tuple[str, ...] = ()
         needs_restart: tuple[str, ...] = ()
         try:
-            needs_restart = self._apply(self._load())
+            needs_restart = self._reload()
         except ConfigError as error:
             problems = error.problems
             for problem in problems:

@@ -1,7 +1,9 @@
 """Where attempts go: the console, JSON lines, or OTLP. Joins encode with export and serve."""
 
 import logging
+import os
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -11,7 +13,13 @@ from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.events import AgentEvent, encode_event, stopped
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.repeats import Repeats
-from otel_connect.encode.resource import Resource, WorkloadResources, resource_message
+from otel_connect.encode.resource import (
+    NODE_NAME_VARIABLE,
+    Resource,
+    WorkloadResources,
+    agent_resource,
+    resource_message,
+)
 from otel_connect.encode.throttles import throttle_event
 from otel_connect.export.delay import BOUNDARIES_S, Delays
 from otel_connect.export.ledger import Account as Records
@@ -29,6 +37,7 @@ from otel_connect.figures import (
     Outlet,
     Spool,
 )
+from otel_connect.host import machine_id
 from otel_connect.model import Attempt, Balance, Request, Signal, Tallied, ThrottleEvent
 from otel_connect.serve.console import ConsoleOutput
 from otel_connect.serve.lines import Lines
@@ -262,6 +271,17 @@ class Telemetry:
             reasons[Reason.SAMPLED] = self._encoded - self._encode_errors - records.accepted
         dropped = {reason: count for reason, count in reasons.items() if count}
         return Account(balance.seen, records.recovered, records.exported, waiting + records.queued, dropped)
+
+
+def make_telemetry(configuration: Configuration, sink: Sink) -> Telemetry:
+    """Make what encodes for a sink: as the configuration, the standard variables and this host have it."""
+    resource = agent_resource(
+        os.uname(),
+        instance_id=str(uuid.uuid4()),
+        machine_id=machine_id(),
+        node_name=os.environ.get(NODE_NAME_VARIABLE),
+    )
+    return Telemetry(configuration, resource, sink)
 
 
 def _spool(state: SpoolState) -> Spool:

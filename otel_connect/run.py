@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import sys
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -15,20 +14,18 @@ from otel_connect.agent import Agent, StopSignal
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.packets import listen
 from otel_connect.capture.privileges import drop_privileges
-from otel_connect.config import Configuration
+from otel_connect.config import Configuration, Loaded
 from otel_connect.config import Output as OutputKind
 from otel_connect.encode.events import started
-from otel_connect.encode.resource import NODE_NAME_VARIABLE, agent_resource
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.procfs import sees_host_processes
 from otel_connect.errors import OutputError
 from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.exporter import OtlpExporter
-from otel_connect.host import machine_id
 from otel_connect.json_output import JsonLines
 from otel_connect.life import Life
-from otel_connect.outputs import ConsoleView, Telemetry
+from otel_connect.outputs import ConsoleView, Telemetry, make_telemetry
 from otel_connect.running import Running, StatusPages, make_enricher
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
 from otel_connect.serve.lines import Lines
@@ -45,17 +42,22 @@ class Signals(StopSignal, Protocol):
 
 
 def run_agent(
-    configuration: Configuration, signals: Signals, duration_s: float | None, load: Callable[[], Configuration]
+    loaded: Loaded[Configuration],
+    signals: Signals,
+    duration_s: float | None,
+    load: Callable[[], Loaded[Configuration]],
 ) -> None:
     """Capture until ``signals`` say so or the time is over; raises ProbeError or ConfigError.
 
     ``load`` reads the configuration again. Raises OutputError at the end if standard output did not take everything.
     """
+    configuration = loaded.configuration
     host_processes = sees_host_processes()
     if not host_processes:
         _log.warning("this PID namespace is not the host's: the agent's own attempts are not left out (use --pid=host)")
     calm_collector()
     with ExitStack() as stack:
+        stack.enter_context(loaded.places.named())
         manager = ServiceManager(os.environ, os.getpid())
         stack.callback(manager.close)
         pages = StatusPages(configuration)
@@ -76,14 +78,19 @@ def run_agent(
         agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=listening)
         agent.filter(Filters(configuration.filter))
         running = Running(configuration, agent, output, pages, new_enricher)
+
+        def reload() -> tuple[str, ...]:
+            new = load()
+            with new.places.named():
+                return running.apply(new.configuration)
+
         life = Life(
             agent.state,
             output,
             manager,
             where=where,
             pages=pages,
-            load=load,
-            apply=running.apply,
+            reload=reload,
             reload_wanted=signals.take_reload,
         )
         pages.start(life.report())
@@ -115,14 +122,8 @@ def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry,
         colour = colour_wanted(sys.stdout, os.environ)
         console = ConsoleOutput(lines, colour=colour, width=partial(terminal_width, sys.stdout))
         return ConsoleView(console, lines), "the console", lines
-    resource = agent_resource(
-        os.uname(),
-        instance_id=str(uuid.uuid4()),
-        machine_id=machine_id(),
-        node_name=os.environ.get(NODE_NAME_VARIABLE),
-    )
     if kind is OutputKind.JSON:
         lines = _standard_output("utf-8")
-        return Telemetry(configuration, resource, JsonLines(lines)), "standard output as OTLP JSON", lines
+        return make_telemetry(configuration, JsonLines(lines)), "standard output as OTLP JSON", lines
     places = dict.fromkeys(endpoint.url for endpoint in resolve(configuration.export).values())
-    return Telemetry(configuration, resource, OtlpExporter(configuration.export)), ", ".join(places), None
+    return make_telemetry(configuration, OtlpExporter(configuration.export)), ", ".join(places), None

@@ -189,7 +189,7 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     remembered = config.process_cache_size
     user = _users(host_processes=host_processes).name if config.user_names else _nameless
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
-    pods = _pods(config)
+    pods = pods_of(config)
     pod = no_pod if pods is None else pods.of
     asked = arguments if config.command_args else first_argument
     lookups = Lookups(executable, surroundings, asked) if host_processes else Lookups()
@@ -206,7 +206,8 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     )
 
 
-def _pods(config: EnrichConfig) -> Pods | None:
+def pods_of(config: EnrichConfig) -> Pods | None:
+    """Prepare to ask the kubelet, if the configuration wants it; raises ConfigError for a bad certificate."""
     if config.kubelet_url is None:
         return None
     return Pods(KubeletClient(config.kubelet_url, config.kubelet_token_file, config.kubelet_certificate))

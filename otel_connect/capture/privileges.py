@@ -7,7 +7,8 @@ runs before there is a second one. What stays, and why, is in docs/decisions/001
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from otel_connect.errors import NotPermittedError
@@ -44,7 +45,7 @@ def drop_privileges(still_works: Callable[[], object], *, asks_conntrack: bool =
     for needed in _MAPS:
         wanted = needed | _NAMES | (_CONNTRACK if asks_conntrack else frozenset())
         keep = {name for name in wanted if permitted >> CAPABILITIES[name] & 1}
-        mask = sum(1 << CAPABILITIES[name] for name in keep)
+        mask = _mask(keep)
         _set(effective=mask, permitted=permitted)
         try:
             still_works()
@@ -58,7 +59,18 @@ def drop_privileges(still_works: Callable[[], object], *, asks_conntrack: bool =
 def restrict(names: Iterable[str]) -> None:
     """Drop all capabilities of this thread but these, of those that it has."""
     permitted = _permitted()
-    _give_up(sum(1 << CAPABILITIES[name] for name in names if permitted >> CAPABILITIES[name] & 1))
+    _give_up(_mask(names) & permitted)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Have for a while no more power over the files of others than after ``drop_privileges``, in this thread."""
+    effective, permitted, inheritable = _sets()
+    _set(effective=effective & _mask(_NAMES), permitted=permitted, inheritable=inheritable)
+    try:
+        yield
+    finally:
+        _set(effective=effective, permitted=permitted, inheritable=inheritable)
 
 
 def _give_up(mask: int) -> None:
@@ -75,18 +87,27 @@ def _give_up(mask: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+def _mask(names: Iterable[str]) -> int:
+    return sum(1 << CAPABILITIES[name] for name in names)
+
+
 def _permitted() -> int:
+    return _sets()[1]
+
+
+def _sets() -> tuple[int, int, int]:
+    """Return the effective, permitted and inheritable capabilities of this thread."""
     sets = ctypes.create_string_buffer(_SETS.size)
     _check(_libc.capget(_HEADER.pack(_VERSION_3, 0), sets))
-    _, low, _, _, high, _ = _SETS.unpack(sets.raw)
-    return int(high << 32 | low)
+    low_effective, low_permitted, low_inheritable, *high = _SETS.unpack(sets.raw)
+    return low_effective | high[0] << 32, low_permitted | high[1] << 32, low_inheritable | high[2] << 32
 
 
-def _set(*, effective: int, permitted: int) -> None:
-    """Set the capabilities of this thread; nothing is inherited by what it executes."""
-    low, high = 0xFFFFFFFF, 32
-    sets = _SETS.pack(effective & low, permitted & low, 0, effective >> high, permitted >> high, 0)
-    _check(_libc.capset(_HEADER.pack(_VERSION_3, 0), sets))
+def _set(*, effective: int, permitted: int, inheritable: int = 0) -> None:
+    """Set the capabilities of this thread; by default nothing is inherited by what it executes."""
+    sets = (effective, permitted, inheritable)
+    packed = _SETS.pack(*(one & 0xFFFFFFFF for one in sets), *(one >> 32 for one in sets))
+    _check(_libc.capset(_HEADER.pack(_VERSION_3, 0), packed))
 
 
 def _prctl(option: int, argument: int) -> int:

@@ -1,24 +1,22 @@
 """The one configuration: frozen, with sections named as the rooms, all errors reported at once.
 
-Values come in layers, later ones winning key by key: defaults, the file (TOML), the standard ``OTEL_*``
-variables, the command's flags. Every value remembers which layer it came from, so that an error can say
-where to mend it.
+Values come in layers (``layers``), later ones winning key by key: defaults, the file (TOML), the standard ``OTEL_*``
+variables, the command's flags. Every value remembers which layer it came from, so that an error can name the place
+to change.
 """
 
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, Field, field_validator
 
 from otel_connect.config.export import Compression, ExportConfig, File, Output, Protocol, SignalConfig
 from otel_connect.config.filters import FilterConfig
+from otel_connect.config.layers import STARTED_IN, Layer, Loaded, Places, file_layer, load
 from otel_connect.config.networks import KnownPeer, without_duplicates
 from otel_connect.config.section import Section
-from otel_connect.errors import ConfigError
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -33,21 +31,22 @@ __all__ = [
     "KnownPeer",
     "Layer",
     "Listen",
+    "Loaded",
     "LogConfig",
     "Output",
+    "Places",
     "Protocol",
     "ServeConfig",
     "SignalConfig",
     "build",
     "file_layer",
+    "load",
     "parse_listen",
 ]
 
 _PAGE = 4096
 _MOST_PER_SECOND = 1_000_000
 _DAY_S = 86_400
-_FILE_BYTES = 1 << 20
-_SHOWN = 100
 
 
 class CaptureConfig(Section):
@@ -125,12 +124,6 @@ class EnrichConfig(Section):
 
     conntrack: bool = False
     """Whether the connection tracking is asked for who is behind a translated address."""
-
-    @model_validator(mode="after")
-    def _has_key(self) -> Self:
-        if self.mask_addresses == "hash" and self.mask_key_file is None:
-            raise ValueError('mask_addresses = "hash" needs a key: name its file by mask_key_file')
-        return self
 
 
 class EncodeConfig(Section):
@@ -221,114 +214,9 @@ def parse_listen(text: str) -> Listen:
     return Listen("", name, int(port))
 
 
-class Layer(NamedTuple):
-    """Values from one source: dotted keys such as ``export.logs.endpoint``, raw as they were found."""
-
-    values: Mapping[str, Any]
-    origins: Mapping[str, str]
-    """For each key what to call its place in an error, e.g. ``OTEL_EXPORTER_OTLP_TIMEOUT``."""
-    problems: Sequence[str] = ()
-    """What could not be read; kept, so that it hides nothing that is wrong elsewhere."""
-
-
-def file_layer(path: Path) -> Layer:
-    """Read a TOML file; its problems name the file and the line."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_BYTES + 1)
-        if len(content) > _FILE_BYTES:
-            return Layer({}, {}, [f"{path}: is larger than 1 MiB, so it is no configuration; name another file"])
-        document = tomllib.loads(content.decode())
-        values = dict(_flatten(document, ()))
-    except OSError as error:
-        return Layer({}, {}, [f"{path}: cannot be read ({error.strerror}); name a readable file"])
-    except UnicodeDecodeError as error:
-        return Layer({}, {}, [f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8"])
-    except tomllib.TOMLDecodeError as error:
-        return Layer({}, {}, [f"{path}: is not valid TOML: {error}"])
-    except (ValueError, RecursionError):  # what the parser itself lets through
-        return Layer({}, {}, [f"{path}: has a number too long or a table nested too deep to be read; shorten it"])
-    return Layer(values, {key: f"{path}: {key if key.isprintable() else ascii(key)}" for key in values})
-
-
-def _working_directory() -> Path:
-    try:
-        return Path.cwd()
-    except OSError:  # it was removed
-        return Path("/")
-
-
-# Taken once: a daemon changes to another directory, and shall find the same files as before.
-_STARTED_IN = _working_directory()
-
-
-def build(layers: Iterable[Layer], started_in: Path = _STARTED_IN) -> Configuration:
+def build(layers: Iterable[Layer], started_in: Path = STARTED_IN) -> Configuration:
     """Merge the layers, later ones winning, and validate; raises ConfigError with every problem.
 
     Relative paths of files that are read are taken from ``started_in``.
     """
-    tree: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    problems: list[str] = []
-    for layer in layers:
-        problems += layer.problems
-        for key, value in layer.values.items():
-            origins[key] = layer.origins[key]
-            if not _put(tree, key.split("."), value):
-                problems.append(f"{layer.origins[key]}: is a value and a section at once; keep one")
-    try:
-        configuration = Configuration.model_validate(tree, context=started_in)
-    except ValidationError as error:
-        problems += [_problem(detail, origins) for detail in error.errors()]
-    if problems:
-        raise ConfigError(problems)
-    return configuration.model_copy(update={"export": configuration.export.set_by(origins)})
-
-
-# Tables that are values, not sections: their keys are the user's own.
-_VALUE_TABLES = {("export", "headers"), *(("export", s, "headers") for s in ("logs", "metrics", "traces"))}
-
-
-def _flatten(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
-    for name, value in table.items():
-        here = (*path, name)
-        if isinstance(value, dict) and here not in _VALUE_TABLES:
-            yield from _flatten(value, here)
-        else:
-            yield ".".join(here), value
-
-
-def _put(tree: dict[str, Any], path: list[str], value: object) -> bool:
-    *sections, last = path
-    for section in sections:
-        inner = tree.setdefault(section, {})
-        if not isinstance(inner, dict):
-            return False
-        tree = inner
-    tree[last] = value
-    return True
-
-
-def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    location = [str(part) for part in detail["loc"]]
-    keys = [".".join(location[:length]) for length in range(len(location), 0, -1)]
-    key = next((key for key in keys if key in origins), keys[0])
-    place = origins.get(key, key) + _place_in_list(detail["loc"][key.count(".") + 1 :])
-    if detail["type"] == "extra_forbidden":
-        return f"{place}: unknown key; see docs/configuration.md for those that exist"
-    message = detail["msg"].removeprefix("Value error, ")
-    # Headers carry credentials, and a table or a list may.
-    secret = "headers" in location or isinstance(detail["input"], dict | list)
-    shown = "" if secret else f", not {_shortened(repr(detail['input']))}"
-    return f"{place}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _place_in_list(parts: Sequence[int | str]) -> str:
-    """Say which entry of a list it is, and what of it; empty for what is no list."""
-    if not parts or not isinstance(parts[0], int):
-        return ""
-    return f" (entry {parts[0] + 1})" + "".join(f": {part}" for part in parts[1:])
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return load(Configuration, layers, started_in=started_in).configuration

@@ -5,9 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from otel_connect.config.section import Section
+from otel_connect.config.section import Context, Section
 
 _MOST_BYTES = 1 << 50
 _DAY_MS = 86_400 * 1000
@@ -43,7 +43,7 @@ def is_absolute(directory: str) -> bool:
 def _file(value: Path, info: ValidationInfo) -> Path:
     if "\0" in str(value) or value == Path():
         raise ValueError("must be the name of a file")
-    return info.context / value if isinstance(info.context, Path) else value
+    return info.context.started_in / value if isinstance(info.context, Context) else value
 
 
 File = Annotated[Path, AfterValidator(_file)]
@@ -104,14 +104,14 @@ class ExportConfig(Section):
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """For each dotted key that was set, what to call its place: the name of a variable, ``FILE: KEY``, a flag."""
+        """What set it, for messages about an endpoint while the agent runs; by key, as in ``Context``."""
         return self._origins
 
-    def set_by(self, origins: Mapping[str, str]) -> Self:
-        """Return the same configuration, which knows what set it."""
-        known = self.model_copy()
-        known._origins = origins  # noqa: SLF001 - its own
-        return known
+    @model_validator(mode="after")
+    def _know_what_set_it(self, info: ValidationInfo) -> Self:
+        if isinstance(info.context, Context):
+            self._origins = info.context.origins
+        return self
 
     @field_validator("spool_directory")
     @classmethod

@@ -1,15 +1,19 @@
 """Whose the telemetry is: the agent's resource, and one for each workload, whose attempts they are."""
 
 import json
+import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import uname_result
 from types import MappingProxyType
+from urllib.parse import unquote
 from uuid import UUID, uuid5
 
 from cachetools import LRUCache
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv._incubating.attributes import host_attributes, os_attributes
 from opentelemetry.semconv._incubating.attributes.host_attributes import HostArchValues
 from opentelemetry.semconv._incubating.attributes.os_attributes import OsTypeValues
@@ -34,6 +38,8 @@ __all__ = [
     "host_description",
     "resource_message",
 ]
+
+_log = logging.getLogger(__name__)
 
 AGENT = "otel-connect"
 
@@ -81,8 +87,15 @@ def host_description(uname: uname_result, machine_id: str | None) -> dict[str, s
     return {key: valid_text(value) for key, value in attributes.items() if value}
 
 
-def agent_resource(uname: uname_result, *, instance_id: str, machine_id: str | None, node_name: str | None) -> Resource:
-    """Describe the agent and its host; what OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say wins.
+def agent_resource(
+    uname: uname_result,
+    *,
+    instance_id: str,
+    machine_id: str | None,
+    node_name: str | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Resource:
+    """Describe the agent and its host; what OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME in ``environ`` say wins.
 
     ``uname`` is that of the host, ``instance_id`` a UUID that is new with every start, ``machine_id`` the
     content of ``/etc/machine-id``, ``node_name`` the value of ``NODE_NAME_VARIABLE``. A malformed entry of
@@ -97,9 +110,24 @@ def agent_resource(uname: uname_result, *, instance_id: str, machine_id: str | N
         telemetry_attributes.TELEMETRY_DISTRO_VERSION: __version__,
         k8s_attributes.K8S_NODE_NAME: node_name or "",
     }
-    told = OTELResourceDetector().detect().attributes
-    attributes = {**own, **{key: str(value) for key, value in told.items()}}
+    attributes = {**own, **_told(environ)}
     return Resource({valid_text(key): valid_text(value) for key, value in attributes.items() if value}, SCHEMA_URL)
+
+
+def _told(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read ``key=value,…``, values URL-encoded; the name of the service has a variable of its own, which wins."""
+    told: dict[str, str] = {}
+    entries = [entry.strip() for entry in environ.get(OTEL_RESOURCE_ATTRIBUTES, "").split(",")]
+    for position, entry in enumerate(filter(None, entries), start=1):
+        key, separator, value = (part.strip() for part in entry.partition("="))
+        if separator and key:
+            told[key] = unquote(value)
+        else:
+            entry_is = f"entry {position} is not key=value and is left out; write a comma inside of a value as %2C"
+            _log.warning("%s: %s", OTEL_RESOURCE_ATTRIBUTES, entry_is)
+    if name := environ.get(OTEL_SERVICE_NAME, "").strip():
+        told[service_attributes.SERVICE_NAME] = name
+    return told
 
 
 def resource_message(resource: Resource) -> ResourceMessage:

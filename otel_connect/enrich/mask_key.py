@@ -13,7 +13,9 @@ def masks(config: EnrichConfig) -> Masks | None:
     """Make what the configuration wants, ``None`` when addresses stay whole; raises ConfigError for a bad key file."""
     if config.mask_addresses == "prefix":
         return Masks(prefix_mask(config.mask_ipv4_prefix, config.mask_ipv6_prefix))
-    if config.mask_addresses == "hash" and config.mask_key_file is not None:
+    if config.mask_addresses == "hash":
+        if config.mask_key_file is None:
+            raise ConfigError(['enrich.mask_addresses: "hash" needs a key; set enrich.mask_key_file'])
         return Masks(hash_mask(_read_key(config.mask_key_file)))
     return None
 

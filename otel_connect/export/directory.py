@@ -4,9 +4,12 @@ Nothing in it is followed if it is a symbolic link, and nothing is used that som
 can write here can make the agent send, delete or overwrite.
 """
 
+import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from otel_connect.errors import SpoolInUseError
@@ -120,25 +123,90 @@ class Directory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            problem = f"{self.path} is in use by another process; stop it, or name another directory"
-            raise SpoolInUseError([f"export.spool_directory: {problem}"]) from None
+            raise _in_use(self.path) from None
         except BaseException:
             os.close(lock)
             raise
         return lock
 
     def _check_file(self, name: str, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError(f"{self.path / name}: is not a plain file; remove it")
-        if status.st_uid != os.geteuid() or status.st_nlink > 1:
-            raise StoreError(f"{self.path / name}: belongs to somebody else as well; remove it")
+        _check_plain(self.path / name, status)
+
+
+def examine(path: Path, names: Iterable[str]) -> None:
+    """Look whether a ``Directory`` could be had here, with these files in it, and change nothing.
+
+    Raises SpoolInUseError and StoreError as it does.
+    """
+    if not path.is_absolute():
+        raise StoreError(f"{path}: is not an absolute path")
+    try:
+        if path.is_symlink():
+            raise StoreError(f"{path}: is a symbolic link, which is not followed; name the directory itself")
+        if not path.exists():
+            _could_be_made(path)
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _must_be_closed(path, descriptor)
+            for name in names:
+                with suppress(FileNotFoundError):
+                    _check_plain(path / name, os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+            _could_be_locked(path, descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
+
+
+def _could_be_made(path: Path) -> None:
+    """Raise OSError as making it, and its parents, would."""
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+        read_only = os.statvfs(above).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
+
+
+def _could_be_locked(path: Path, descriptor: int) -> None:
+    """Raise SpoolInUseError while another process has the lock, and StoreError when it is no file of ours."""
+    try:
+        lock = os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    except FileNotFoundError:
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+        return
+    try:
+        _check_plain(path / LOCK, os.fstat(lock))
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(path) from None
+    finally:
+        os.close(lock)
+
+
+def _check_plain(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: is not a plain file; remove it")
+    if status.st_uid != os.geteuid() or status.st_nlink > 1:
+        raise StoreError(f"{path}: belongs to somebody else as well; remove it")
+
+
+def _in_use(path: Path) -> SpoolInUseError:
+    problem = f"{path} is in use by another process; stop it, or name another directory"
+    return SpoolInUseError([f"export.spool_directory: {problem}"])
 
 
 def open_private(path: Path) -> int:
     """Open a directory, made if it is absent, for us alone; raises StoreError when it must not be used, or OSError."""
     if not path.is_absolute():
         raise StoreError(f"{path}: is not an absolute path")
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -154,13 +222,19 @@ def open_private(path: Path) -> int:
 
 
 def _make_private(path: Path, descriptor: int) -> None:
+    if _must_be_closed(path, descriptor):
+        os.fchmod(descriptor, 0o700)
+
+
+def _must_be_closed(path: Path, descriptor: int) -> bool:
+    """Whether others may enter a directory of ours that is for the spool alone; raises StoreError if it is not."""
     status = os.fstat(descriptor)
     if status.st_uid != os.geteuid():
         raise StoreError(f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}; change its owner")
     if stat.S_IMODE(status.st_mode) == 0o700:
-        return
+        return False
     # Whoever names /, /tmp or /var/lib by mistake must not have it closed to everybody else.
     names = set(os.listdir(descriptor)) - _OF_A_VOLUME
     if names and LOCK not in names:
         raise StoreError(f"{path}: holds files of others and is not private; name a directory for the spool alone")
-    os.fchmod(descriptor, 0o700)
+    return True

@@ -15,11 +15,13 @@ from otel_connect.model import Signal
 _DEFAULT_URL = {Protocol.HTTP_PROTOBUF: "http://localhost:4318", Protocol.GRPC: "http://localhost:4317"}
 _HTTP_PATH = {Signal.LOGS: "/v1/logs", Signal.METRICS: "/v1/metrics", Signal.TRACES: "/v1/traces"}
 
-VARIABLES = "OTEL_EXPORTER_OTLP_"
+_VARIABLES = "OTEL_EXPORTER_OTLP_"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What both transports can carry unchanged; above all no line end, which would begin another header.
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
+# How gRPC and others write addresses that are none of a host and a port; ``localhost:4317`` is no such scheme.
+_NO_HOST = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds|file):", re.IGNORECASE)
 _FRAMING = {"connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
 
 
@@ -59,7 +61,7 @@ class Endpoint:
 
     def name(self, option: str) -> str:
         """Name what set an option; one that nobody has set, by its variable."""
-        return self.origins.get(option) or f"{VARIABLES}{option.removesuffix('_ms').upper()}"
+        return self.origins.get(option) or f"{_VARIABLES}{option.removesuffix('_ms').upper()}"
 
     def setting(self, option: str, value: object) -> str:
         """Say how an option is set to a value, where it was set before."""
@@ -106,16 +108,29 @@ def resolve(config: ExportConfig) -> Mapping[Signal, Endpoint]:
     return endpoints
 
 
+def doubts(config: ExportConfig) -> Iterator[str]:
+    """Say what of the endpoints is allowed and hardly meant: a signal's own, which is posted to as it is."""
+    for signal, own in (("logs", config.logs), ("metrics", config.metrics), ("traces", config.traces)):
+        if own.endpoint is None or (own.protocol or config.protocol) is Protocol.GRPC:
+            continue
+        path = urlsplit(own.endpoint).path.rstrip("/")
+        if path == "" or any(path.endswith(other) for name, other in _HTTP_PATH.items() if name != signal):
+            yield (
+                f"export.{signal}.endpoint: is posted to as it is, at {path or '/'}; "
+                f"most backends take {signal} at {_HTTP_PATH[Signal(signal)]}"
+            )
+
+
 def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems: list[str]) -> Endpoint:
     origins: dict[str, str] = {}
 
     def pick(name: str) -> tuple[str, Any]:
-        """Give the signal's own value, else the common one, and the name to blame."""
+        """Give the signal's own value, else the common one, and the key to blame."""
         value = getattr(own, name)
         key = f"export.{name}" if value is None else f"export.{signal}.{name}"
         if (origin := config.origins.get(key)) is not None:
             origins[name] = origin
-        return origin or key, getattr(config, name) if value is None else value
+        return key, getattr(config, name) if value is None else value
 
     _, protocol = pick("protocol")
     key, text = pick("endpoint")
@@ -134,9 +149,13 @@ def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems:
     certificate_key, client_certificate = pick("client_certificate")
     key_key, client_key = pick("client_key")
     if client_certificate is not None and client_key is None:
-        problems.append(f"{certificate_key}: needs its private key; set {_counterpart(certificate_key, key_key)}")
+        problems.append(
+            f"{certificate_key}: needs its private key; set {_counterpart(certificate_key, key_key, config.origins)}"
+        )
     if client_key is not None and client_certificate is None:
-        problems.append(f"{key_key}: needs its certificate; set {_counterpart(key_key, certificate_key)}")
+        problems.append(
+            f"{key_key}: needs its certificate; set {_counterpart(key_key, certificate_key, config.origins)}"
+        )
     return Endpoint(
         signal=signal,
         protocol=protocol,
@@ -151,23 +170,23 @@ def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems:
     )
 
 
-def _counterpart(found: str, missing: str) -> str:
-    """Name what is missing as what was found is named: by a variable, if it is."""
-    if not found.startswith(VARIABLES):
+def _counterpart(found: str, missing: str, origins: Mapping[str, str]) -> str:
+    """Name the key that is missing as the one that was found is named: by a variable, if that set it."""
+    if not origins.get(found, "").startswith(_VARIABLES):
         return missing
-    return VARIABLES + missing.removeprefix("export.").upper().replace(".", "_")
+    return _VARIABLES + missing.removeprefix("export.").upper().replace(".", "_")
 
 
 def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:
     """Parse an endpoint; raises ValueError with what is wrong, without a secret that may be in it."""
     if not _URL.fullmatch(text):
         raise ValueError("is empty or has a character that no URL may have, such as a space")
-    if "://" not in text:
-        if protocol is not Protocol.GRPC:
-            raise ValueError("has no scheme; begin with http:// or https://")
-        text = f"{'http' if insecure else 'https'}://{text}"
+    if found := _NO_HOST.match(text):
+        raise ValueError(f"has the unknown scheme {found[1].lower()!r}; use http or https, with a host")
+    if "://" not in text and protocol is not Protocol.GRPC:
+        raise ValueError("has no scheme; begin with http:// or https://")
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(text if "://" in text else f"{'http' if insecure else 'https'}://{text}")
         port = parts.port
     except ValueError:  # its message may quote the user's text
         raise ValueError("has a port or a bracketed address that cannot be read") from None
@@ -176,7 +195,7 @@ def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise ValueError("carries a query or a fragment; move keys to the headers")
     if parts.scheme not in {"http", "https"}:
-        raise ValueError(f"has the unknown scheme {parts.scheme!r}; use http or https")
+        raise ValueError(f"has the unknown scheme {parts.scheme!r}; use http or https, with a host")
     if not parts.hostname:
         raise ValueError(f"has no host: {text!r}")
     if port == 0 or parts.netloc.endswith(":"):
@@ -185,6 +204,8 @@ def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:
 
 
 def _http_url(parts: SplitResult, suffix: str) -> str:
+    if suffix and (twice := next((one for one in _HTTP_PATH.values() if parts.path.rstrip("/").endswith(one)), "")):
+        raise ValueError(f"ends in {twice}, and the path of each signal is appended to it; leave {twice} out")
     path = parts.path.rstrip("/") + suffix if suffix else parts.path or "/"
     return f"{parts.scheme}://{parts.netloc}{path}"
 
@@ -204,7 +225,9 @@ def _header_problems(headers: Mapping[str, str], protocol: Protocol) -> Iterator
     """Headers are named by their position: whoever mistyped one may have put the secret first."""
     for position, (name, value) in enumerate(headers.items(), start=1):
         lower = name.lower()
-        if not _HEADER_NAME.fullmatch(name):
+        if not name:
+            yield f"header {position} has no name"
+        elif not _HEADER_NAME.fullmatch(name):
             yield f"header {position} has a name that HTTP does not allow"
         elif lower in _FRAMING:
             yield f"header {position} ({lower}) is the transport's own; leave it out"

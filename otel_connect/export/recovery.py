@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from otel_connect.export import directory as directories
 from otel_connect.export.directory import LEAVE_FREE, Directory
 from otel_connect.export.disk import DATABASE, WAL, DiskStore
 from otel_connect.export.rows import Tally
@@ -41,6 +42,14 @@ def open_disk(path: Path) -> Opened:
     except BaseException:
         directory.close()
         raise
+
+
+def examine(path: Path) -> None:
+    """Look whether it could be opened, and change nothing; raises SpoolInUseError and StoreError as ``open_disk``.
+
+    What is inside is not read: damage is no matter of the configuration, and opening it mends it.
+    """
+    directories.examine(path, (DATABASE, *_SIDE_FILES))
 
 
 def _open(directory: Directory) -> Opened:

@@ -31,7 +31,7 @@ def stamp(endpoint: Endpoint) -> Stamp:
 
 
 def file_problems(endpoint: Endpoint) -> list[str]:
-    """Read the certificates as TLS will; one line for each that is missing, unreadable or not PEM."""
+    """Read the certificates as TLS will; one line for each that is missing, unreadable or not PEM, with what set it."""
     if not endpoint.secure:
         return []
     problems = []

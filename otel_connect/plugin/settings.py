@@ -10,7 +10,7 @@ what is exported waits in the spool, and the next start with the variable mended
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from otel_connect.config import ExportConfig, Layer, Output, build
+from otel_connect.config import Configuration, ExportConfig, Layer, Loaded, Output, load
 from otel_connect.environment import environment_layer
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import resolve
@@ -46,25 +46,27 @@ def read_settings(environ: Mapping[str, str], parameters: Iterable[Piece] = ()) 
             left_out += problems
         else:
             withheld += problems
-    export = _export(usable)
+    loaded = _load(usable)
     try:
-        endpoints = resolve(export)
+        with loaded.places.named():
+            endpoints = resolve(loaded.configuration.export)
     except ConfigError as error:
         withheld += error.problems
     else:
         files = [problem for endpoint in endpoints.values() for problem in file_problems(endpoint)]
         withheld += dict.fromkeys(files)
-    return Settings(export if not withheld else _export([]), tuple(left_out), tuple(withheld))
+    export = (loaded if not withheld else _load([])).configuration.export
+    return Settings(export, tuple(left_out), tuple(withheld))
 
 
-def _export(layers: Iterable[Layer]) -> ExportConfig:
+def _load(layers: Iterable[Layer]) -> Loaded[Configuration]:
     # An application that names this exporter wants OTLP: without an endpoint, to the specification's default.
     wanted = Layer({"export.output": Output.OTLP}, {"export.output": "output"})
-    return build([wanted, *layers]).export
+    return load(Configuration, [wanted, *layers])
 
 
 def _problems(layer: Layer) -> Iterator[str]:
     try:
-        _export([layer])
+        _load([layer])
     except ConfigError as error:
         yield from error.problems

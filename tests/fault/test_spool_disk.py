@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from otel_connect.errors import SpoolInUseError
 from otel_connect.export.ledger import Reason
-from otel_connect.export.recovery import open_disk
+from otel_connect.export.recovery import examine, open_disk
 from otel_connect.export.spool import Limits
 from otel_connect.export.store import Batch, Disk, Head, Opened, StoreError, Total
 from otel_connect.model import Signal
@@ -364,6 +365,58 @@ def test_a_directory_that_must_not_be_used(
     again = SpoolBench(path)
     assert again.bodies() == bodies(3)
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "below"),
+    [*((make, "") for make, _ in UNUSABLE.values()), (a_file, "spool"), (a_file, "spool/deeper")],
+    ids=[*UNUSABLE, "below a file", "far below a file"],
+)
+def test_what_is_wrong_with_a_directory_is_seen_without_touching_it(
+    make: Callable[[Path], None], below: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "spool"
+    make(made)
+    path = made / below
+    before = listing(tmp_path)
+    with pytest.raises(StoreError) as seen:
+        examine(path)
+    assert listing(tmp_path) == before
+    with pytest.raises(StoreError) as met:
+        open_disk(path)
+    assert str(seen.value) == str(met.value)
+
+
+def test_what_can_be_used_is_not_complained_of_and_not_made(small: Path) -> None:
+    for path in (small / "spool", small / "a" / "b" / "spool"):
+        examine(path)
+    assert listing(small) == []
+    open_disk(small / "spool").store.close()
+    examine(small / "spool")
+    command("mount", "-o", "remount,ro", small)
+    with pytest.raises(StoreError) as seen:
+        examine(small / "another")
+    with pytest.raises(StoreError) as met:
+        open_disk(small / "another")
+    assert str(seen.value) == str(met.value) == f"{small / 'another'}: cannot be used (Read-only file system)"
+
+
+def test_a_directory_in_use_is_seen_and_its_user_not_disturbed(tmp_path: Path) -> None:
+    opened = open_disk(tmp_path / "spool")
+    with pytest.raises(SpoolInUseError) as seen:
+        examine(tmp_path / "spool")
+    with pytest.raises(SpoolInUseError) as met:
+        open_disk(tmp_path / "spool")
+    assert str(seen.value) == str(met.value)
+    opened.store.close()
+    examine(tmp_path / "spool")
+    open_disk(tmp_path / "spool").store.close()
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    """Return every file below, with its mode and when it was changed."""
+    paths = sorted(folder.rglob("*"))
+    return [(str(path), status.st_mode, status.st_mtime_ns) for path in paths if (status := path.lstat())]
 
 
 class Faulty:

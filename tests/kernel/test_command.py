@@ -52,7 +52,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], named:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[capture]\nring_byte = 4096\n", "capture.ring_byte: unknown key"),
+        ("[capture]\nring_byte = 4096\n", "capture.ring_byte: no such key; did you mean capture.ring_bytes?"),
         ("[capture]\nring_bytes = 5000\n", "must be a power of two, for example 8192"),
         ("[capture]\ndrain_interval_ms = 'fast'\n", "capture.drain_interval_ms"),
         ("[capture\n", "is not valid TOML"),
@@ -107,7 +107,8 @@ def test_validate_reads_the_certificates() -> None:
     )
     assert (code, output) == (2, "")
     assert errors == (
-        "otel-connect: /no/such/file: certificate cannot be read (No such file or directory); name a readable file\n"
+        "otel-connect: OTEL_EXPORTER_OTLP_CERTIFICATE: /no/such/file: certificate cannot be read "
+        "(No such file or directory); name a readable file\n"
     )
 
 

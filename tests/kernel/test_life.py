@@ -207,7 +207,10 @@ def test_a_file_that_only_a_privilege_could_read_is_refused(tmp_path: Path) -> N
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line == f"otel-connect: {authority}: certificate cannot be read (Permission denied); name a readable file"
+    assert line == (
+        f"otel-connect: {settings}: export.certificate: {authority}: certificate cannot be read (Permission denied); "
+        "name a readable file"
+    )
 
 
 def test_certificates_are_read_again_after_privileges_are_gone(tmp_path: Path) -> None:
@@ -388,7 +391,7 @@ def test_a_port_that_is_taken_is_refused_if_it_was_asked_for() -> None:
         )
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"otel-connect: serve.listen: cannot listen at {listen} (Address already in use)")
+    assert line.startswith(f"otel-connect: OTEL_CONNECT_LISTEN: cannot listen at {listen} (Address already in use)")
 
 
 def test_the_default_port_is_done_without_if_it_is_taken() -> None:

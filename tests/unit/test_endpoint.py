@@ -1,12 +1,13 @@
 """Where each signal goes, by the specification's rules."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
 from otel_connect.errors import ConfigError
-from otel_connect.export.endpoint import resolve
+from otel_connect.export.endpoint import doubts, resolve
 from otel_connect.model import Signal
 
 HTTP, GRPC = Protocol.HTTP_PROTOBUF, Protocol.GRPC
@@ -59,6 +60,24 @@ def test_a_signals_own_endpoint_is_used_as_it_is(endpoint: str, expected: str) -
 def test_grpc_takes_the_scheme_before_the_insecure_option(endpoint: str, insecure: bool, expected: str) -> None:
     endpoint_ = resolve(ExportConfig(endpoint=endpoint, protocol=GRPC, insecure=insecure))[Signal.TRACES]
     assert (endpoint_.url, endpoint_.secure) == (expected, expected.startswith("https"))
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (SignalConfig(endpoint="http://c:4318"), "is posted to as it is, at /; most backends take logs at /v1/logs"),
+        (SignalConfig(endpoint="http://c:4318/"), "is posted to as it is, at /; most backends take logs at /v1/logs"),
+        (SignalConfig(endpoint="http://c/v1/traces"), "is posted to as it is, at /v1/traces; most backends take logs"),
+        (SignalConfig(endpoint="http://c:4318/v1/logs"), ""),
+        (SignalConfig(endpoint="http://c/loki/otlp/v1/logs"), ""),
+        (SignalConfig(endpoint="http://c/ingest"), ""),
+        (SignalConfig(endpoint="http://c:4317", protocol=GRPC), ""),
+        (SignalConfig(), ""),
+    ],
+)
+def test_a_signals_own_endpoint_is_doubted_where_it_is_hardly_meant(own: SignalConfig, says: str) -> None:
+    found = list(doubts(ExportConfig(endpoint="http://base", logs=own)))
+    assert [line.startswith(f"export.logs.endpoint: {says}") for line in found] == [True] * bool(says)
 
 
 def test_nothing_configured_goes_nowhere() -> None:
@@ -117,7 +136,13 @@ def test_a_signal_overrides_option_by_option() -> None:
         (HTTP, "http://s3cret@collector", "carries credentials"),
         (HTTP, "http://collector?api-key=s3cret", "carries a query"),
         (HTTP, "http://collector/#s3cret", "carries a query or a fragment"),
-        (GRPC, "unix:///run/otlp.sock", "unknown scheme 'unix'"),
+        (GRPC, "unix:///run/otlp.sock", "unknown scheme 'unix'; use http or https, with a host"),
+        (GRPC, "unix:/tmp/x", "unknown scheme 'unix'; use http or https, with a host"),
+        (GRPC, "unix-abstract:x", "unknown scheme 'unix-abstract'"),
+        (GRPC, "dns:collector:4317", "unknown scheme 'dns'"),
+        (HTTP, "unix:/tmp/x", "unknown scheme 'unix'"),
+        (HTTP, "http://collector/v1/logs", "ends in /v1/logs, and the path of each signal is appended to it; leave"),
+        (HTTP, "http://collector/otlp/v1/traces/", "ends in /v1/traces, and the path of each signal is appended"),
         (GRPC, "http://collector", "has no port; name it, for example collector:4317"),
         (GRPC, "user:s3cret@collector:4317", "carries credentials"),
         (GRPC, "http://collector:4317/v1/logs", "has a path"),
@@ -131,13 +156,15 @@ def test_a_malformed_endpoint_is_one_line_without_a_secret(protocol: Protocol, e
     assert line.startswith("export.endpoint: ")
     assert says in line
     assert "s3cret" not in f"{line}{caught.value.__cause__}"
+    # What is quoted was written so: no scheme is put in front of it.
+    assert all(quoted in endpoint for quoted in re.findall(r"'(\S+:\S*)'", line))
 
 
 @pytest.mark.parametrize(
     ("protocol", "name", "value", "says"),
     [
         (HTTP, "a b", "s3cret", "header 2 has a name that HTTP does not allow"),
-        (HTTP, "", "s3cret", "header 2 has a name"),
+        (HTTP, "", "s3cret", "header 2 has no name"),
         (HTTP, "a", "s3cret\r\nX: y", "header 2 has a value with a line end"),
         (HTTP, "a", "s3cret\udcff", "header 2 has a value"),
         (HTTP, "Content-Length", "s3cret", "header 2 (content-length) is the transport's own"),

@@ -1,5 +1,7 @@
 """The OTEL_EXPORTER_OTLP_* variables, as the specification has them."""
 
+import opentelemetry.environment_variables
+import opentelemetry.sdk.environment_variables
 import pytest
 
 from otel_connect.config import Compression, Layer, Protocol, build
@@ -67,7 +69,7 @@ OPTIONS = (
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("scope", ["", *(f"{signal.upper()}_" for signal in Signal)])
 def test_empty_counts_as_unset(scope: str, option: str, text: str) -> None:
-    assert environment_layer({f"{PREFIX}{scope}{option}": text}) == ({}, {}, [])
+    assert environment_layer({f"{PREFIX}{scope}{option}": text}) == Layer({}, {}, [], frozenset(), [])
 
 
 def test_the_defaults_are_the_specifications() -> None:
@@ -125,9 +127,16 @@ def test_headers_are_read_as_baggage(text: str, headers: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("s3cret", "header 1 is not name=value"),
-        ("a=1,s3cret", "header 2 is not name=value"),
-        ("=s3cret", "header 1 has a name"),
+        ("s3cret", "header 1 has no =; write name=value"),
+        ("a=1,s3cret", "header 2 has no =; write name=value, and a comma inside of a value as %2C"),
+        ("a=1,,s3cret", "header 2 has no ="),
+        ("=s3cret", "header 1 has no name before its ="),
+        ("api-key%3Ds3cret", "header 1 has its = escaped as %3D; write the = after the name as it is"),
+        ("a=1,api-key%3ds3cret", "header 2 has its = escaped as %3D"),
+        ("authorization: s3cret", "header 1 has a colon after its name; write name=value"),
+        ("authorization: Basic s3cret==", "header 1 has a colon after its name"),
+        ("'api-key=s3cret'", "header 1 begins with a quotation mark; leave out the quotes"),
+        ('"api-key=s3cret"', "header 1 begins with a quotation mark"),
         ("a b=s3cret", "header 1 has a name"),
         ("a=s3cret%2", "header 1 has a broken %-escape"),
         ("a=s3cret%zz", "header 1 has a broken %-escape"),
@@ -152,7 +161,7 @@ def test_malformed_headers_name_the_variable_and_never_the_value(scope: str, tex
         ("TIMEOUT", "1_000", "must be a whole number of milliseconds"),
         ("TIMEOUT", "-1", "must be a whole number of milliseconds"),
         ("TIMEOUT", "9" * 5000, "must be a whole number of milliseconds"),
-        ("TIMEOUT", "0", "greater than or equal to 1"),
+        ("TIMEOUT", "0", "must be 1 or more, not 0"),
         ("INSECURE", "1", "must be true or false, not '1'"),
         ("INSECURE", "yes", "must be true or false, not 'yes'"),
     ],
@@ -187,3 +196,39 @@ def test_the_spool_lies_in_the_state_directory_of_a_systemd_unit(state: str | No
 def test_a_state_directory_that_cannot_be_used_is_named() -> None:
     with pytest.raises(ConfigError, match="STATE_DIRECTORY: must be an absolute path, or empty for memory only"):
         build([state_layer({"STATE_DIRECTORY": "somewhere"})])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPIONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_EXPORTER_OLTP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_EXPORTER_OTLP_HEADER", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_LOG_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"),
+        ("OTEL_EXPORTER_OTLP_TRACE_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_METRIC_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"),
+        ("otel_exporter_otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_METRICS_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_INTERVAL"),
+        ("OTEL_RESOURCE_ATTRIBUTE", "OTEL_RESOURCE_ATTRIBUTES"),
+        ("OTEL_CONNECT_LISTN", "OTEL_CONNECT_LISTEN"),
+        ("OTEL_CONNECT_LOGFORMAT", "OTEL_CONNECT_LOG_FORMAT"),
+    ],
+)
+def test_a_misspelt_variable_is_warned_about(name: str, meant: str) -> None:
+    found = environment_layer({name: "s3cret"})
+    assert found.warnings == [f"{name}: no such variable; did you mean {meant}?"]
+    assert (found.values, found.problems) == ({}, [])
+    assert environment_layer({name: ""}).warnings == []
+
+
+def test_variables_of_others_are_not_warned_about() -> None:
+    specified = (
+        name
+        for module in (opentelemetry.environment_variables, opentelemetry.sdk.environment_variables)
+        for name in vars(module)
+        if name.startswith("OTEL_")
+    )
+    # As Kubernetes makes them for a service that is called otel-connect.
+    kubernetes = ("OTEL_CONNECT_PORT", "OTEL_CONNECT_SERVICE_HOST", "OTEL_CONNECT_PORT_9475_TCP_ADDR")
+    ours = ("OTEL_CONNECT_SPOOL_DIRECTORY", "OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", "PATH")
+    assert environment_layer(dict.fromkeys((*specified, *kubernetes, *ours), "x")).warnings == []

@@ -140,9 +140,9 @@ def test_an_ipv4_network_is_that_of_its_mapped_addresses() -> None:
         ("port = 65536", "must be a port from 1 to 65535"),
         ("port = true", "must be a port from 1 to 65535"),
         ("port = 0", "must be a port from 1 to 65535"),
-        ("uid = -1", "greater than or equal to 0"),
+        ("uid = -1", "must be 0 or more"),
         ('cidr = "10.0.0.1/8"', "must have no bits beyond its prefix"),
-        ("user = 1", "unknown key"),
+        ("user = 1", "no such key"),
     ],
 )
 def test_a_rule_that_cannot_be_used_is_named(rule: str, said: str, tmp_path: Path) -> None:

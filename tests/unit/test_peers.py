@@ -133,8 +133,8 @@ def test_tables_of_a_file_become_known_peers(tmp_path: Path) -> None:
         ('cidr = 10, name = "a"', "(entry 1): cidr: must be a network in quotes"),
         ('cidr = "::/0", name = " "', "(entry 1): name:"),
         ('cidr = "::/0", name = "a", port = 0', "(entry 1): port:"),
-        ('cidr = "::/0"', "(entry 1): name: field required"),
-        ('cidr = "::/0", name = "a", nets = 1', "(entry 1): nets: unknown key"),
+        ('cidr = "::/0"', "(entry 1): name: must be set"),
+        ('cidr = "::/0", name = "a", nets = 1', "(entry 1): nets: no such key"),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_named(entry: str, said: str, tmp_path: Path) -> None:

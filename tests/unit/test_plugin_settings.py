@@ -105,7 +105,7 @@ def test_how_to_send_falls_back_to_the_default_with_one_line(scope: str, option:
         ("ENDPOINT", "collector:4318", "has no scheme"),
         ("ENDPOINT", "http://user:s3cret@collector", "carries credentials"),
         ("ENDPOINT", "http://collector:port", "has a port"),
-        ("HEADERS", "s3cret", "header 1 is not name=value"),
+        ("HEADERS", "s3cret", "header 1 has no =; write name=value"),
         ("HEADERS", "a=s3cret%zz", "broken %-escape"),
         ("CLIENT_KEY", "/etc/key.pem", "needs its certificate; set OTEL_EXPORTER_OTLP_"),
         ("CLIENT_CERTIFICATE", "/etc/cert.pem", "needs its private key; set OTEL_EXPORTER_OTLP_"),
