@@ -43,7 +43,7 @@ _INIT = 1
 
 # What is made once: the probes with their memory, their limits and what they read, the packet sockets, the
 # directory that is locked, what takes a privilege.
-_MADE_AT_START = (
+MADE_AT_START = (
     *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
     ("enrich", "names"),
     ("enrich", "command_args"),
@@ -236,7 +236,7 @@ def _changed(old: Configuration, new: Configuration) -> list[str]:
     def value(configuration: Configuration, section: str, key: str) -> object:
         return getattr(getattr(configuration, section), key)
 
-    return [".".join(place) for place in _MADE_AT_START if value(old, *place) != value(new, *place)]
+    return [".".join(place) for place in MADE_AT_START if value(old, *place) != value(new, *place)]
 
 
 def _in_the_same_spool(new: Configuration, old: Configuration) -> Configuration:
