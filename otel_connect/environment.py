@@ -59,6 +59,11 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return Layer(values, origins, problems, frozenset(unread), list(_misspelt(environ)))
 
 
+def variables() -> Mapping[str, str]:
+    """Return the variables of the layer, each with its key."""
+    return {name: key for name, (key, _) in _VARIABLES.items()}
+
+
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     """Find names that nobody reads and that differ by a letter or two from one that the agent does.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from otel_connect.config import Configuration, ExportConfig
+from otel_connect.encode.cardinality import Moment
 from otel_connect.encode.encoder import Encoder
 from otel_connect.encode.events import AgentEvent, encode_event, stopped
 from otel_connect.encode.metrics import AttemptMetrics
@@ -136,7 +137,11 @@ class Telemetry:
         self._events: Counter[str] = Counter()
         self._resource = resource_message(resource)
         self._workloads = WorkloadResources(resource)
-        self._metrics = AttemptMetrics(self._workloads, figures=lambda: Figures(self._state, self.outlet(self._state)))
+        self._metrics = AttemptMetrics(
+            self._workloads,
+            figures=lambda: Figures(self._state, self.outlet(self._state)),
+            clock=lambda: Moment(time.time_ns(), int(clock() * 1e9)),
+        )
         self._repeats = Repeats(configuration.encode)
         self._batch: list[Attempt] = []
         self._next_flush = self._next_metrics = 0.0

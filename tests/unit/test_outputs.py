@@ -381,3 +381,19 @@ def test_what_cannot_be_written_is_counted_and_costs_no_neighbour(caplog: pytest
     assert disk.written == line + line[:3] + b"\n" + line + line
     assert sink.accounts()[Signal.LOGS] == Account(25, 15, 0, {Reason.OUTPUT_IO: 10}, 0)
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("expire_s", "after_s", "there"), [(60, 50, True), (60, 70, False), (3600, 70, True)])
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_series_expire_as_configured(expire_s: int, after_s: float, there: bool, reloaded: bool) -> None:
+    clock, kept = Clock(), Kept()
+    configured = CONFIGURATION.model_copy(update={"encode": EncodeConfig(series_expire_s=expire_s)})
+    telemetry = Telemetry(CONFIGURATION if reloaded else configured, Resource({}), kept, clock)
+    if reloaded:
+        telemetry.reconfigure(configured)
+    telemetry.write([make_attempt()])
+    for step in (1.5, after_s, 1.5, 1.5):
+        clock.now += step
+        telemetry.tick(lambda: NO_FIGURES.state)
+    latest = [request for request in kept.requests if request.signal is Signal.METRICS][-1]
+    assert (b"otel_connect.attempt.duration" in latest.body) is there
