@@ -1,6 +1,7 @@
 """Which layer of the configuration wins, flag by flag and pair by pair; and how long a run lasts."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from otel_connect.model import Signal
 from tests.support.agent import RunningAgent
 from tests.support.collector import await_until
 from tests.support.network import closed_port
+from tests.support.otlp_json import data_points, log_records
 from tests.support.receiver import GrpcReceiver, HttpReceiver
 
 OTLP = "OTEL_EXPORTER_OTLP_"
@@ -91,3 +93,37 @@ def test_without_a_duration_it_does_not_stop() -> None:
             await_until(lambda: agent.process.poll() is not None, 2)
         agent.process.send_signal(signal.SIGINT)
         assert agent.process.wait(20) == 0
+
+
+def test_another_output_takes_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text("export.output = 'json'\n")
+    with RunningAgent("--config", str(file)) as agent:
+        file.write_text("export.output = 'console'\n")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.until(lambda: any("export.output has changed: needs a restart" in line for line in agent.errors))
+    assert all(line.startswith('{"resource') for line in agent.output)
+
+
+def test_variables_that_are_no_keys() -> None:
+    environment = {
+        f"{OTLP}METRICS_TEMPORALITY_PREFERENCE": "delta",
+        f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "base2_exponential_bucket_histogram",
+        "OTEL_RESOURCE_ATTRIBUTES": "cloud.region=here,team=night%20shift",
+        "OTEL_SERVICE_NAME": "connections",
+        "K8S_NODE_NAME": "node-7",
+    }
+    with closed_port() as port, RunningAgent("--output", "json", environment=environment) as agent:
+        seen = len(agent.output)
+        connect(port)
+        agent.until(lambda: len(agent.output) > seen)
+    documents = [json.loads(line) for line in agent.output]
+    points = data_points(documents)
+    of_agent = next(one["resource"] for one in points if one["resource"]["service.name"] == "connections")
+    assert (of_agent["cloud.region"], of_agent["team"], of_agent["k8s.node.name"]) == ("here", "night shift", "node-7")
+    (duration,) = {one["kind"] for one in points if one["name"] == "otel_connect.attempt.duration"}
+    assert duration == "exponentialHistogram"
+    assert {one["aggregationTemporality"] for one in points if one["name"] == "otel_connect.attempts"} == {1}
+    ours = [one for one in log_records(documents) if one["attributes"].get("process.pid") == os.getpid()]
+    assert [one["resource"].get("cloud.region") for one in ours] == ["here"]
+    assert [one["resource"].get("team") for one in ours] == [None]

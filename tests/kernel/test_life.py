@@ -26,6 +26,7 @@ from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.layout import ClockOffsets
 from otel_connect.config import DEFAULT_LISTEN, CaptureConfig
 from otel_connect.model import ConnectEvent, Signal
+from otel_connect.running import MADE_AT_START
 from tests.support.agent import COMMAND, RunningAgent
 from tests.support.collector import await_until
 from tests.support.network import closed_port
@@ -296,14 +297,15 @@ def test_a_reload_takes_what_it_can_and_names_what_it_cannot(tmp_path: Path) -> 
     with RunningAgent("--config", str(settings), "--output", "json") as agent:
         settings.write_text(
             f'[serve]\nlisten = "{listen}"\n[log]\nformat = "json"\n'
-            "[capture]\nring_bytes = 4096\nprocess_rate = 5\ndrain_interval_ms = 20\n[enrich]\ncommand_args = true\n"
-            "[export]\nspool_directory = ''\n"
+            "[capture]\nring_bytes = 4096\nmax_in_progress = 9\nstale_after_s = 61\nprocess_rate = 5\n"
+            "process_burst = 6\ncgroup_rate = 7\ncgroup_burst = 8\ndrain_interval_ms = 20\n"
+            "[enrich]\ncommand_args = true\nnames = false\nconntrack = true\n[export]\nspool_directory = ''\n"
         )
         agent.process.send_signal(signal.SIGHUP)
         await_until(lambda: Status(listen).document()["last_reload"])
-        agent.until(lambda: any("export.spool_directory has changed" in line for line in agent.errors))
+        agent.until(lambda: any(f"{'.'.join(MADE_AT_START[-1])} has changed" in line for line in agent.errors))
         said = [json.loads(line)["message"] for line in agent.errors if "needs a restart" in line]
-        names = ["capture.ring_bytes", "capture.process_rate", "enrich.command_args", "export.spool_directory"]
+        names = [".".join(key) for key in MADE_AT_START]
         assert said == [f"{name} has changed: needs a restart, the running value stays" for name in names]
         document = Status(listen).document()
         assert document["last_reload"]["ok"] is True
