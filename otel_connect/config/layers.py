@@ -133,7 +133,7 @@ def load(
         found = _checked(check, configuration)
         problems += [places.name(problem) for problem in found if not _follows(problem, wrong)]
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(list(dict.fromkeys([*problems, *warnings])))  # what is misspelt may be why
     return Loaded(configuration, places, tuple(warnings))
 
 

@@ -194,6 +194,15 @@ def test_everything_is_said_at_once_and_each_thing_by_what_set_it() -> None:
     assert len(found) == len(set(found)) == 10
 
 
+def test_a_misspelt_variable_is_told_beside_the_errors_that_follow_from_it() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_CLIENT_KYE": "/k", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/c"}
+    found = complaints(environment_layer(environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://h:1"}))
+    assert [line.partition(";")[0] for line in found] == [
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: needs its private key",
+        "OTEL_EXPORTER_OTLP_CLIENT_KYE: no such variable",
+    ]
+
+
 def test_files_are_looked_at_beside_what_is_wrong_elsewhere() -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "https://h:1",
