@@ -21,6 +21,7 @@ from otel_connect.model import (
     ConnectEvent,
     Detail,
     Ending,
+    EventFlag,
     KernelCounters,
     KernelFilters,
     Outcome,
@@ -242,7 +243,8 @@ def test_the_balance_holds_while_attempts_wait_in_the_ring() -> None:
 
 
 def test_what_waits_to_be_found_superseded_is_in_the_balance_and_shown_at_the_end() -> None:
-    there = {"requested_address": None, "requested_port": None, "sk_err": 0, "shutdown": 3}
+    closed = {"sk_err": 0, "shutdown": 3, "flags": int(EventFlag.LOCKED)}
+    there = {"requested_address": None, "requested_port": None, **closed}
     dead = make_event(sequence=1, peer_address="::1", **there)
     began = dead.start_unix_ns + (dead.duration_ns or 0) + 1_000_000
     alive = make_event(sequence=2, peer_address="127.0.0.1", ending=Ending.ESTABLISHED, start_unix_ns=began, **there)
@@ -275,7 +277,7 @@ def test_an_attempt_that_nothing_supersedes_is_shown_after_two_seconds() -> None
             self.now += 500_000_000
             return len(shown) == 6
 
-    dead = make_event(peer_address="::1", requested_address=None, sk_err=0, shutdown=3)
+    dead = make_event(peer_address="::1", requested_address=None, sk_err=0, shutdown=3, flags=int(EventFlag.LOCKED))
     clock = HalfSeconds()
     enricher = make_enricher(lambda *_: None, lambda _: None)
     source = FakeSource(Drained([dead], 0, more=False))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.capture.outcome import decide
-from otel_connect.model import ConnectEvent, Ending, Hook, Outcome
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Hook, Outcome
 from tests.support.events import make_event
 from tests.support.outcome_cases import CASES, OutcomeCase
 
@@ -34,10 +34,12 @@ def test_what_icmp_codes_become_is_unreachable(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shutdown", "outcome"), [(0, Outcome.UNKNOWN), (1, Outcome.UNKNOWN), (2, Outcome.UNKNOWN), (3, Outcome.ABANDONED)]
+    ("shutdown", "outcome"),
+    [(0, Outcome.LOCAL_ERROR), (1, Outcome.LOCAL_ERROR), (2, Outcome.LOCAL_ERROR), (3, Outcome.ABANDONED)],
 )
 def test_only_close_shuts_both_directions_down(shutdown: int, outcome: Outcome) -> None:
-    event = make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "shutdown": shutdown, "socket_state": 0})
+    unconnected = {"flags": int(EventFlag.LOCKED), "socket_state": 1}
+    event = make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "shutdown": shutdown, **unconnected})
     assert decide(event) == (outcome, None)
 
 
