@@ -139,7 +139,7 @@ def test_runtimes(trees: tuple[str, ...], private: bool, program: Path, watching
     assert taken == expected
 
 
-def test_the_same_unit_in_machines_and_on_their_host_is_a_workload_each(program: Path) -> None:
+def test_the_same_unit_in_machines_and_on_their_host_is_a_workload_each(program: Path, watching: Watching) -> None:
     unit = "system.slice/smbd.service"
     places = (
         f"lxc.payload.a/{unit}",

@@ -173,6 +173,7 @@ class Bench:
             stdout = self._finish(process, target, kill_on_syn=kill_on_syn)
             observed = _observed(trace) if trace else None
         scripted = target.address in PEER.values()
+        self.peer.catch_up()
         return Run(
             pid=process.pid,
             target=target,

@@ -136,12 +136,14 @@ class ScriptedPeer:
         self._script: dict[int | str, Behaviour] = {}
         self._syns: Counter[Syn] = Counter()
         self._changed = threading.Condition()
+        self._asked = self._reached = 0
         self._later: list[tuple[float, int, bytes]] = []
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._tun = self._namespace.inside(lambda: _open_tun(self._device))
         self._stopped, self._stop = os.pipe()
+        self._bell = os.eventfd(0)
         for address in _OWN_ADDRESSES:
             self._namespace.ip(f"addr add {address} dev {self._device}" + (" nodad" if ":" in address else ""))
         self._namespace.ip(f"link set {self._device} up")
@@ -155,6 +157,7 @@ class ScriptedPeer:
         os.close(self._stop)
         self._thread.join()
         os.close(self._stopped)
+        os.close(self._bell)
         os.close(self._tun)
         if self._failure and not error:
             raise self._failure
@@ -179,6 +182,15 @@ class ScriptedPeer:
             if not self._changed.wait_for(lambda: any(syn.port == port for syn in self._syns), timeout):
                 raise TimeoutError(f"no SYN to port {port} in {timeout} s")
 
+    def catch_up(self, timeout: float = 10.0) -> None:
+        """Wait until every packet that was sent before this call has been read; raises TimeoutError."""
+        with self._changed:
+            self._asked += 1
+            mine = self._asked
+            os.eventfd_write(self._bell, 1)
+            if not self._changed.wait_for(lambda: self._reached >= mine, timeout):
+                raise TimeoutError(f"the packets of {self._device} were not read in {timeout} s")
+
     def _serve(self) -> None:
         try:
             while self._turn():
@@ -189,11 +201,19 @@ class ScriptedPeer:
     def _turn(self) -> bool:
         """Wait for a packet, for a delayed answer to be due, or for the end, which returns ``False``."""
         wait = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
-        readable, _, _ = select.select([self._tun, self._stopped], [], [], wait)
+        asked = self._asked  # before the look: whoever asks later may have sent something since
+        readable, _, _ = select.select([self._tun, self._stopped, self._bell], [], [], wait)
         if self._stopped in readable:
             return False
         if self._tun in readable:
             self._receive(os.read(self._tun, 65536))
+        elif self._bell in readable and asked > self._reached:
+            os.eventfd_read(self._bell)
+            with self._changed:
+                self._reached = asked
+                self._changed.notify_all()
+                if self._asked > asked:
+                    os.eventfd_write(self._bell, 1)
         while self._later and self._later[0][0] <= time.monotonic():
             os.write(self._tun, heapq.heappop(self._later)[2])
         return True
