@@ -52,6 +52,7 @@ PEER, PEER_6 = "10.77.167.44", "fd77:1:2:3:4:5:6:7744"  # nobody else has these
 SPACED, PAUSE_S = 5, 0.25
 BACKENDS = ("plain", "secure", "grpc")
 KEY = b"a key of the tests, and of nobody else"
+_AWAIT_S = 60.0
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - of a kubelet of the tests' own
 
 _MESSAGES: Mapping[Signal, Any] = {
@@ -275,14 +276,14 @@ class Run:
             ours = [one for one in log_records(logs) if one["attributes"].get("process.pid") == self.place.client.pid]
             return bool(ours) and any(one.signal is Signal.TRACES for one in sent)
 
-        await_until(delivered)
+        self._agent.until(delivered, _AWAIT_S)
 
     def reload(self) -> None:
         """Give the keys to the running agent; what there was until it had them is left out of what is seen."""
         agent = self._agent
         write(self._file, {**self._basis, **self._keys})
         agent.process.send_signal(signal.SIGHUP)
-        agent.until(lambda: any("configuration reloaded" in line for line in agent.errors))
+        agent.until(lambda: any("configuration reloaded" in line for line in agent.errors), _AWAIT_S)
         self._errors_before = next(i for i, line in enumerate(agent.errors) if "configuration reloaded" in line)
         self._requests_before = {name: len(getattr(self, name).requests) for name in BACKENDS}
 
@@ -372,7 +373,7 @@ def settled(agent: RunningAgent, listen: str, backend: Receiver) -> tuple[Fields
         found = Status(listen).document()
         return found if found["uptime_s"] - found["report_age_s"] > after else None
 
-    found = await_until(reported)
+    found = await_until(reported, _AWAIT_S)
     assert found is not None
     return found, connections
 
