@@ -243,10 +243,12 @@ def _fitting(columns: Sequence[_Column], width: int | None, *, named: bool) -> l
 
 
 def shortened(named: str, cells: int) -> str:
-    """Shorten ``name:port`` to that many cells, by the end of the name."""
+    """Shorten ``name:port``, or a name alone, to that many cells, by the end of the name."""
     if text.width(named) <= cells:
         return named
     name, colon, port = named.rpartition(":")
+    if not port.isdigit():
+        name, colon, port = named, "", ""
     return text.cut(name, max(1, cells - len(colon + port))) + colon + port
 
 

@@ -18,7 +18,7 @@ OTHER_PEERS = "other peers"
 
 _TOP = 5
 _NAME_CELLS = 40
-_KINDS = 3  # of failures named for one peer
+_KINDS, _KINDS_CELLS = 3, 80  # of failures named for one peer, and the room for them
 _NOT_FAILED = frozenset({Outcome.ESTABLISHED, Outcome.PENDING, Outcome.UNKNOWN})
 
 
@@ -143,8 +143,14 @@ def _reasons(failures: Counter[Verdict]) -> str:
     """Name the failures of one peer, the most frequent first, counted where there are several kinds."""
     if len(failures) == 1:
         return _named(next(iter(failures)))
-    kinds = [f"{count} {_named(verdict)}" for verdict, count in failures.most_common(_KINDS)]
-    rest = failures.total() - sum(count for _, count in failures.most_common(_KINDS))
+    kinds: list[str] = []
+    rest = failures.total()
+    for verdict, count in failures.most_common(_KINDS):
+        kind = f"{count} {_named(verdict)}"
+        if len(", ".join([*kinds, kind])) > _KINDS_CELLS:
+            break
+        kinds.append(kind)
+        rest -= count
     return ", ".join([*kinds, *([f"{rest} others"] if rest else [])])
 
 

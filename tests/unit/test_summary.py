@@ -1,7 +1,7 @@
 """The summary: exact totals in bounded memory, and few lines that say where to look."""
 
 from collections import Counter
-from errno import EADDRNOTAVAIL, ETIMEDOUT
+from errno import EADDRNOTAVAIL, ENOTRECOVERABLE, EPROTONOSUPPORT, ESOCKTNOSUPPORT, ETIMEDOUT, EXFULL
 from typing import Any
 
 import pytest
@@ -70,6 +70,28 @@ def test_any_summary_is_short_and_complete(attempts: list[Attempt], max_peers: i
     assert len(lines) <= 28
     assert max(map(len, lines)) < 160
     assert lines[-1] == f"seen {len(attempts)} = shown {len(attempts)} + in progress 0 + lost 0"
+
+
+def test_the_longest_names_of_failures_leave_a_line_short() -> None:
+    failures = {ENOTRECOVERABLE: Outcome.UNREACHABLE, EPROTONOSUPPORT: Outcome.LOCAL_ERROR, EXFULL: Outcome.TIMED_OUT}
+    server = ServerName("b" * 90, "dns", "process")
+    attempts = [
+        make_attempt(outcome=outcome, errno=number, server=server, peer_address=f"10.0.0.{last}")
+        for number, outcome in failures.items()
+        for last in range(10, 12)
+    ]
+    [line] = section(render(summed(*attempts), balanced(6)), "most failures")
+    assert len(line) < 160
+    assert line.endswith("2 unreachable ENOTRECOVERABLE, 2 local_error EPROTONOSUPPORT, 2 timed_out EXFULL")
+    crowded = [*attempts, *(make_attempt(outcome=Outcome.UNREACHABLE, errno=ESOCKTNOSUPPORT, server=server),) * 3]
+    [line] = section(render(summed(*crowded), balanced(9)), "most failures")
+    assert line.endswith("3 unreachable ESOCKTNOSUPPORT, 2 unreachable ENOTRECOVERABLE, 4 others")
+
+
+def test_a_long_name_without_a_port_is_shortened_too() -> None:
+    attempt = make_attempt(server=ServerName("b" * 90, "dns", "process"), peer_port=None, requested_port=None)
+    [line] = section(render(summed(attempt), balanced(1)), "most failures")
+    assert line.startswith(f"  {'b' * 39}… (")
 
 
 def test_golden_summary() -> None:
