@@ -122,7 +122,7 @@ static __always_inline void fill_start(struct otc_event *event, u64 sk)
 }
 
 /* What the socket says at the end of its attempt; returns whether a SYN was sent. */
-static __always_inline bool fill_end(struct otc_event *event, u64 sk)
+static __always_inline bool fill_end(struct otc_event *event, u64 sk, int old)
 {
 	u32 sent = 0, total = 0;
 	u8 unanswered = 0;
@@ -139,7 +139,8 @@ static __always_inline bool fill_end(struct otc_event *event, u64 sk)
 	if (total < unanswered)
 		total = unanswered;
 	event->syn_retransmits = total > 255 ? 255 : total;
-	fill_start(event, sk);
+	if (old == TCP_SYN_SENT) /* in a simultaneous open the last segment was an answer */
+		fill_start(event, sk);
 	return true;
 }
 
@@ -284,7 +285,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 		return;
 	}
 	event = &attempt->event;
-	sent = fill_end(event, sk);
+	sent = fill_end(event, sk, old);
 	if (new == TCP_ESTABLISHED) {
 		event->ending = OTC_ESTABLISHED;
 		READ(event->srtt_us, sk, OFF_tcp_sock__srtt_us);

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.support.network import Listener
 from tests.support.peer import Answer, Behaviour
 
 NEAR = 0.002  # seconds: connect() has let go of the socket, and the program is not asleep yet
+SIMULTANEOUS_S = 0.3  # until the peer sends a SYN of its own: before the first retransmission
 ROUNDS = 200
 SHORT_SOCKADDR_IN6 = 24  # without the scope: SIN6_LEN_RFC2133
 
@@ -239,6 +241,18 @@ def test_every_attempt_on_one_socket_has_its_own_end_and_port(bench: Bench, seen
     assert said(events) == [("refused", errno.ECONNREFUSED), ("reset", errno.ECONNRESET), ("established", None)]
     assert events[-1].local_port == ports[-1]
     assert all(event.local_port for event in events)
+
+
+@pytest.mark.parametrize("family", Family)
+def test_an_attempt_that_both_ends_make_lasts_from_its_own_syn(bench: Bench, seen: Captured, family: Family) -> None:
+    with new_socket(bench, family) as client:
+        before = time.monotonic()
+        assert connect(client, bench.scripted(family, Behaviour(Answer.RESET, SIMULTANEOUS_S))) == errno.ECONNRESET
+        took = time.monotonic() - before
+    (event,) = mine(seen, 1)
+    assert event.syn_retransmits == 0
+    assert event.duration_ns is not None
+    assert SIMULTANEOUS_S <= event.duration_ns / 1e9 <= took
 
 
 # ---- an MPTCP connection that the program gives up
