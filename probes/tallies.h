@@ -70,13 +70,15 @@ static __always_inline void forget_peer(struct otc_tally_key *key)
 	key->detail = OTC_WITHOUT_PEER;
 }
 
-/* Its name stays: a flood of forks is thousands of processes, and one program. */
+/* Its name stays: a flood of forks is thousands of processes, and one program. A worker of the kernel has a number. */
 static __always_inline void forget_process(struct otc_tally_key *key)
 {
 	key->process_start_ns = 0;
 	key->cgroup_id = 0;
 	key->pid = 0;
 	key->uid = 0;
+	if (key->flags & OTC_FLAG_KERNEL)
+		__builtin_memset(key->comm, 0, 16);
 	key->flags &= ~OTC_FLAG_KERNEL;
 	key->detail = OTC_WITHOUT_PROCESS;
 }
