@@ -22,9 +22,10 @@ MAPS = (
 
 STATE_HOOK = "inet_sock_set_state"
 END_PROGRAMS = ("end_attempt", "end_attempt_again")
+RESET_PROGRAM = "receive_reset"
 RAW_PROGRAMS = (
     *((STATE_HOOK, name) for name in ("begin_attempt", *END_PROGRAMS)),
-    ("tcp_receive_reset", "receive_reset"),
+    ("tcp_receive_reset", RESET_PROGRAM),
 )
 """Raw tracepoints and their programs, attached in this order; why the state hook has three: probes/connect.c."""
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import END_PROGRAMS, Loaded
+from otel_connect.capture.child import END_PROGRAMS, RESET_PROGRAM, Loaded
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
@@ -184,9 +184,11 @@ class KernelCapture:
     def missed(self) -> int:
         """Count the runs of the probes that the kernel skipped, at the most.
 
-        Of the two programs that watch for ends one may be skipped: the other does its work.
+        Of the two programs that watch for ends one may be skipped: the other does its work. The one that marks resets
+        hides no attempt when it is skipped.
         """
-        misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
+        watching = self._programs.keys() - {RESET_PROGRAM}
+        misses = {name: bpf.recursion_misses(self._programs[name]) for name in watching}
         ends = [misses.pop(name) for name in END_PROGRAMS]
         return min(ends) + sum(misses.values())
 
