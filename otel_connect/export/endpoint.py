@@ -20,8 +20,8 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What both transports can carry unchanged; above all no line end, which would begin another header.
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
-# How gRPC and others write addresses that are none of a host and a port; ``localhost:4317`` is no such scheme.
-_NO_HOST = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds|file):", re.IGNORECASE)
+# How gRPC and others write addresses that are none of a host and a port; ``dns:4317`` is a host and its port.
+_NO_HOST = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds|file):(?!\d+(?:/|\Z))", re.IGNORECASE)
 _FRAMING = {"connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
 
 

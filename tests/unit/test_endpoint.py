@@ -99,6 +99,12 @@ def test_once_otlp_is_wanted_the_default_is_the_specifications(config: ExportCon
     assert url(by_grpc) == "http://localhost:4317"
 
 
+@pytest.mark.parametrize("host", ["dns", "file", "unix", "vsock"])
+def test_a_host_may_have_the_name_of_a_scheme(host: str) -> None:
+    config = ExportConfig(endpoint=f"{host}:4317", protocol=GRPC, insecure=True)
+    assert url(config) == f"http://{host}:4317"
+
+
 def test_a_signal_overrides_option_by_option() -> None:
     own = SignalConfig(protocol=GRPC, headers={"B": "2"}, timeout_ms=500, certificate=Path("own.pem"))
     config = ExportConfig(
