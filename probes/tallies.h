@@ -70,7 +70,10 @@ static __always_inline void forget_peer(struct otc_tally_key *key)
 	key->detail = OTC_WITHOUT_PEER;
 }
 
-/* Its name stays: a flood of forks is thousands of processes, and one program. A worker of the kernel has a number. */
+/*
+ * Its name stays: a flood of forks is thousands of processes, and one program. That of a kernel thread goes:
+ * it is the number of a worker.
+ */
 static __always_inline void forget_process(struct otc_tally_key *key)
 {
 	key->process_start_ns = 0;
