@@ -1,4 +1,4 @@
-"""A store on disk: one SQLite database that only this process opens.
+"""A store on disk: one SQLite database that only this process opens, which two locks of ours see to.
 
 Every change is one transaction that is on the medium when it returns (write-ahead log, synchronous=FULL).
 The lock is exclusive, so that there is no shared-memory file: it would be mapped, and a mapping of a file
@@ -194,10 +194,11 @@ class DiskStore:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close_database(self) -> None:
-        """Close the database, and keep the directory."""
+        """Close the database, unless it is no longer ours alone, and keep the directory."""
         connection, self._opened = self._opened, None
-        # Otherwise SQLite would write to files of the application, and close them.
-        if connection is not None and all(one.ours for one in self._descriptors):
+        # SQLite removes the write-ahead log when it closes. Without our locks that may be another process's by now,
+        # in a child it is the parent's, and descriptors that were closed may lead to files of the application.
+        if connection is not None and os.getpid() == self._process and self.intact():
             with GATE.passage(), suppress(sqlite3.Error):
                 connection.close()
                 collect_again(connection)

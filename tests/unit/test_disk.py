@@ -1,0 +1,113 @@
+"""A store whose lock is gone, or that belongs to the parent of this process, leaves the files to their holder."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from otel_connect.export.directory import LOCK
+from otel_connect.export.disk import DATABASE, DiskStore
+from otel_connect.export.recovery import open_disk
+from otel_connect.export.store import Opened, make_batch
+from otel_connect.model import Signal
+from tests.support.spool import request
+
+HOLDER = """
+import sys
+from pathlib import Path
+from otel_connect.export.recovery import open_disk
+from otel_connect.export.store import make_batch
+from otel_connect.model import Request, Signal
+
+store = open_disk(Path(sys.argv[1])).store
+for line in sys.stdin:
+    store.change([], [make_batch(store.next_key, Request(Signal.LOGS, line.encode(), 1), 1)])
+    print("written", flush=True)
+"""
+
+
+class Holder:
+    """Another process that holds a slot until it is killed."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def write(self, text: str) -> None:
+        """Have it commit one batch."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(text, file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "written\n"
+
+
+@contextmanager
+def holder(slot: Path) -> Iterator[Holder]:
+    """Run one, and kill it."""
+    command = [sys.executable, "-c", HOLDER, str(slot)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Holder(process)
+        process.send_signal(signal.SIGKILL)
+
+
+def write(store: DiskStore, body: bytes) -> None:
+    store.change([], [make_batch(store.next_key, request(body), 1)])
+
+
+def close_descriptors(slot: Path, *names: str) -> None:
+    """Close the lowest descriptor of each file, which is the one that carries our lock, as an application might."""
+    for name in names:
+        status = (slot / name).stat()
+        for number in range(3, 256):
+            try:
+                found = os.fstat(number)
+            except OSError:
+                continue
+            if os.path.samestat(found, status):
+                os.close(number)
+                break
+
+
+def found(opened: Opened) -> list[bytes]:
+    store = opened.store
+    heads = store.oldest(Signal.LOGS, 0, 100)
+    batches = [store.read(head) for head in heads]
+    store.close()
+    return [batch.body for batch in batches if batch is not None]
+
+
+@pytest.mark.parametrize("names", [(LOCK, DATABASE), (LOCK, DATABASE, ".")], ids=["locks", "locks-and-directory"])
+def test_a_database_that_another_process_holds_by_now_is_not_touched_by_closing_it(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    slot = tmp_path / "0"
+    first = open_disk(slot).store
+    assert isinstance(first, DiskStore)
+    write(first, b"first")
+    close_descriptors(slot, *names)
+    with holder(slot) as second:
+        second.write("second")
+        first.close()
+        second.write("third")
+    assert found(open_disk(slot)) == [b"first", b"second\n", b"third\n"]
+
+
+def test_a_child_that_closes_the_store_of_its_parent_leaves_the_files_as_they_are(tmp_path: Path) -> None:
+    slot = tmp_path / "0"
+    store = open_disk(slot).store
+    assert isinstance(store, DiskStore)
+    write(store, b"before")
+    if (child := os.fork()) == 0:
+        store.close_database()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    write(store, b"after")
+    wal = (slot / f"{DATABASE}-wal").read_bytes()
+    assert b"before" in wal
+    assert b"after" in wal
+    store.close()
+    assert found(open_disk(slot)) == [b"before", b"after"]
