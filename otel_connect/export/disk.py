@@ -221,11 +221,15 @@ class DiskStore:
     def _using(self) -> Iterator[sqlite3.Connection]:
         """Have SQLite for the calling thread; raises StoreError when the database is not this process's."""
         with GATE.passage(), _translated(self._path):
-            if self._opened is None or os.getpid() != self._process:
-                raise StoreError(f"{self._path}: is not open in this process")
+            connection = self._connection()
             if not self.intact():
                 raise StoreDamagedError(f"{self._path}: {CLOSED}")
-            yield self._opened
+            yield connection
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None or os.getpid() != self._process:
+            raise StoreError(f"{self._path}: is not open in this process")
+        return self._opened
 
     def _transact(
         self, connection: sqlite3.Connection, remove: Sequence[Head], add: Sequence[Batch], tally: Tally
@@ -236,7 +240,7 @@ class DiskStore:
             raise StoreDamagedError(f"{self._path}: a batch is missing")
         connection.executemany(_INSERT, map(to_columns, add))
         connection.execute("INSERT OR REPLACE INTO tally (id, line) VALUES (1, ?)", (tally.line(),))
-        connection.execute("COMMIT")
+        self._connection().execute("COMMIT")  # not in a child, if a signal handler has forked since and returned there
 
     def _open(self, path: Path) -> None:
         self._identity = identity(path.lstat())

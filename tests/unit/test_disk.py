@@ -13,7 +13,7 @@ import pytest
 from otel_connect.export.directory import LOCK
 from otel_connect.export.disk import DATABASE, DiskStore
 from otel_connect.export.recovery import open_disk
-from otel_connect.export.store import Opened, make_batch
+from otel_connect.export.store import Batch, Opened, StoreError, make_batch
 from otel_connect.model import Signal
 from tests.support.spool import request
 
@@ -111,3 +111,38 @@ def test_a_child_that_closes_the_store_of_its_parent_leaves_the_files_as_they_ar
     assert b"after" in wal
     store.close()
     assert found(open_disk(slot)) == [b"before", b"after"]
+
+
+class Forking(list[Batch]):
+    """Batches during whose reading a child is made each time, as a signal handler of the application may do."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        super().__init__(batches)
+        self.children: list[int] = []
+        self.in_child = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.in_child:
+            if child := os.fork():
+                self.children.append(child)
+            else:
+                self.in_child = True
+        return super().__iter__()
+
+
+def test_a_child_that_comes_out_of_a_fork_inside_a_transaction_does_not_commit_it(tmp_path: Path) -> None:
+    store = open_disk(tmp_path / "0").store
+    batches = Forking([make_batch(store.next_key, request(b"a"), 1)])
+    try:
+        store.change([], batches)
+    except StoreError:
+        if batches.in_child:
+            os._exit(3)
+        raise
+    finally:
+        if batches.in_child:
+            os._exit(4)
+    assert len(batches.children) > 1  # before the transaction, and in it
+    codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in batches.children}
+    assert codes == {3}
+    assert found(Opened(store, {})) == [b"a"]
