@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from otel_connect.export.descriptors import Descriptor, OwnDescriptor, identity, lock_bytes, numbers_of
@@ -45,6 +45,9 @@ _LOCK_BYTES = 0x4000_0000, 512
 _LONGEST_END_S = 1.0  # a process that ends lets its locks go one after the other
 _SHRINK_PAGES = (16 << 20) // PAGE
 _DELETE = "DELETE FROM batches WHERE key = ?"
+_PORTION_BYTES = 1 << 20
+_BELOW_ALL = -(1 << 63)
+_ROWS = "SELECT key, records, created, digest, body FROM batches WHERE key > ? ORDER BY key"
 _OLDEST = "SELECT key, records, created, length(body) FROM batches WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
 _INSERT = "INSERT OR REPLACE INTO batches (key, records, created, digest, body) VALUES (?, ?, ?, ?, ?)"
 
@@ -89,18 +92,33 @@ class DiskStore:
         """
         if noted.serial > self.tally.serial:
             raise StoreDamagedError(f"{self._path}: its latest changes are missing")
-        with self._using() as connection:
+        self._totals = Totals()
+        after = _BELOW_ALL
+        while portion := self._portion(after):
+            self._totals.add(batch.head for batch in portion)
+            after = row_id(portion[-1].head)
+        with self._using() as connection:  # reads nothing from the medium that the rows have not read just now
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
                 raise StoreDamagedError(f"{self._path}: {answer}")
-            self._totals = Totals()
-            for row in connection.execute("SELECT key, records, created, digest, body FROM batches"):
-                batch = to_batch(*row)
-                if batch is None:
-                    raise StoreDamagedError(f"{self._path}: a batch is not what was written")
-                self._totals.add([batch.head])
         if self.tally.records != tuple(self.totals[signal].records for signal in SIGNALS):
             raise StoreDamagedError(f"{self._path}: there are not as many records as were written")
+
+    def _portion(self, after: int) -> list[Batch]:
+        """Read about a megabyte of rows above a key, so that a fork never waits for all; raises StoreDamagedError."""
+        portion: list[Batch] = []
+        size = 0
+        with self._using() as connection, closing(connection.execute(_ROWS, (after,))) as rows:
+            for row in rows:
+                batch = to_batch(*row)
+                if batch is None or row[0] <= after:  # in a damaged tree they may lie in any order
+                    raise StoreDamagedError(f"{self._path}: a batch is not what was written")
+                portion.append(batch)
+                after = row[0]
+                size += batch.head.size_bytes
+                if size >= _PORTION_BYTES:
+                    break
+        return portion
 
     def change(self, remove: Sequence[Head], add: Sequence[Batch]) -> None:
         """Remove and add in one transaction, on the medium when it returns."""

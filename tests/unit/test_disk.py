@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from otel_connect.export.directory import LOCK
 from otel_connect.export.disk import DATABASE, DiskStore
+from otel_connect.export.forks import GATE
 from otel_connect.export.recovery import open_disk
 from otel_connect.export.store import Batch, Opened, StoreError, make_batch
 from otel_connect.model import Signal
@@ -19,7 +21,9 @@ from tests.support.spool import request
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
+from otel_connect.export.forks import GATE
 from otel_connect.export.recovery import open_disk
 from otel_connect.export.store import make_batch
 from otel_connect.model import Request, Signal
@@ -146,3 +150,22 @@ def test_a_child_that_comes_out_of_a_fork_inside_a_transaction_does_not_commit_i
     codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in batches.children}
     assert codes == {3}
     assert found(Opened(store, {})) == [b"a"]
+
+
+def test_a_fork_does_not_wait_until_all_of_a_spool_is_read(tmp_path: Path) -> None:
+    store = open_disk(tmp_path / "0").store
+    assert isinstance(store, DiskStore)
+    for number in range(16):
+        write(store, bytes([number]) * (1 << 20))
+    seen: set[int] = set()
+    GATE.before_fork()
+    verifying = threading.Thread(target=store.verify, args=(store.tally,))
+    verifying.start()
+    while verifying.is_alive():
+        GATE.after_fork_in_parent()
+        GATE.before_fork()
+        seen.add(store.totals[Signal.LOGS].batches)
+    GATE.after_fork_in_parent()
+    assert seen - {0, 16}, "the forks found nobody inside only before and after"
+    assert store.totals[Signal.LOGS].batches == 16
+    store.close()
