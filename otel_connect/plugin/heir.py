@@ -4,19 +4,24 @@ The next process to take their slot would do so, too. But it may never come: of 
 started again, or the children of a pool end a moment after their work.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from itertools import count
 from pathlib import Path
 
-from otel_connect.errors import SpoolInUseError
+from otel_connect.errors import OtelConnectError, SpoolInUseError
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.plugin.slots import slots
+
+_log = logging.getLogger(__name__)
 
 _Stamp = tuple[tuple[int, int], ...]
 
 LOOK_EVERY_S = 30.0
 _ASK_EVERY_S = 0.2
+_MOST_LOOKS = 64  # from one try to the next, for a slot that stays in trouble
 _FILES = ("spool.db", "spool.db-wal")
 
 
@@ -41,6 +46,7 @@ class Heir:
         self._look_every_s = look_every_s
         self._stop = threading.Event()
         self._found_empty: dict[Path, _Stamp] = {}
+        self._pauses: dict[Path, int] = {}  # in looks, longer than 1 for a slot in trouble
         self._thread = threading.Thread(target=context.copy().run, args=(self._run,), name="export-heir", daemon=True)
         self._thread.start()
 
@@ -50,25 +56,36 @@ class Heir:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while True:
+        for look in count():
             for slot in slots(self._root):
                 if self._stop.is_set():
                     return
-                if slot != self._own and _stamp(slot) not in {(), self._found_empty.get(slot)}:
-                    self._serve(slot)
+                pause = self._pauses.get(slot, 1)
+                if slot != self._own and look % pause == 0 and _stamp(slot) not in {(), self._found_empty.get(slot)}:
+                    self._pauses[slot] = 1 if self._serve(slot) else min(2 * pause, _MOST_LOOKS)
             if self._stop.wait(self._look_every_s):
                 return
 
-    def _serve(self, slot: Path) -> None:
+    def _serve(self, slot: Path) -> bool:
+        """Send what lies in a slot; false when something is in the way that may last."""
         try:
             exporter = self._open_in(slot)
         except SpoolInUseError:
-            return
-        while not (empty := _is_empty(exporter)) and not self._stop.wait(_ASK_EVERY_S):
-            pass
+            return True
+        except (OtelConnectError, OSError, RuntimeError) as error:
+            if self._pauses.get(slot, 1) == 1:
+                _log.warning("%s: what another process has left there cannot be sent now: %s", slot, error)
+            return False
+        while True:
+            # Asked first: an account is empty, too, while the disk cannot be read, and it may work again at any moment.
+            trouble = exporter.spool_state().degraded
+            empty = _is_empty(exporter)
+            if empty or self._stop.wait(_ASK_EVERY_S):
+                break
         exporter.close(0.0)
-        if empty:
+        if empty and trouble is None:
             self._found_empty[slot] = _stamp(slot)
+        return trouble is None
 
 
 def _is_empty(exporter: OtlpExporter) -> bool:
