@@ -51,10 +51,10 @@ class OwnDescriptor(Descriptor):
 
     def close(self) -> None:
         """Close it, unless its number is somebody else's by now; may be called twice."""
-        GATE.let_go(self)
         if self.ours:
             os.close(self._number)
         self._number = -1
+        GATE.let_go(self)  # last: a child made before knows of its copy, and one made after has none
 
 
 def identity(status: os.stat_result) -> Identity:

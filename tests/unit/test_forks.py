@@ -1,9 +1,13 @@
 """The gate that is shut while a process forks, values of one process, and descriptors known by what they lead to."""
 
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType, FunctionType
+from typing import Any, Self, cast
 
 import pytest
 
@@ -157,3 +161,59 @@ def test_a_child_lets_go_of_a_lock_and_its_parent_keeps_it(tmp_path: Path) -> No
         lock_bytes(path, 0, 1)
     lock.close()
     lock_bytes(path, 0, 1).close()
+
+
+class ForkAtEveryLine:
+    """Makes a child before each line of a function, as another thread may do at any moment."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._code = cast(FunctionType, function).__code__
+        self.children: list[int] = []
+        self._living, self._end = os.pipe()
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def end(self) -> None:
+        """Let the children end, which live until then."""
+        os.close(self._end)
+        for child in self.children:
+            assert os.waitpid(child, 0)[1] == 0
+        os.close(self._living)
+
+    def _call(self, frame: FrameType, event: str, _: object) -> Any:
+        return self._line if event == "call" and frame.f_code is self._code else None
+
+    def _line(self, _frame: FrameType, event: str, _: object) -> Any:
+        if event in {"line", "return"}:
+            ready, answer = os.pipe()
+            if (child := os.fork()) == 0:
+                sys.settrace(None)
+                forks.GATE.after_fork_in_child()
+                os.close(self._end)
+                os.write(answer, b"1")
+                os.read(self._living, 1)
+                os._exit(0)
+            self.children.append(child)
+            os.read(ready, 1)
+            os.close(ready)
+            os.close(answer)
+        return self._line
+
+
+def test_a_child_made_at_any_moment_of_closing_has_no_copy(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    lock = lock_bytes(path, 0, 1)
+    with ForkAtEveryLine(OwnDescriptor.close) as during:
+        lock.close()
+    assert len(during.children) > 2
+    try:
+        lock_bytes(path, 0, 1).close()
+    finally:
+        during.end()
