@@ -9,12 +9,13 @@ and the application may use SQLite itself: so a child tries SQLite first, in a t
 import _thread
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from ctypes import py_object, pythonapi
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
@@ -138,22 +139,32 @@ class Gate:
         self._here.get().held.discard(held)
 
 
+def _never_replaced(name: str) -> Callable[..., Any]:
+    """Return a function of ``_thread``, also where gevent has put greenlets in its place, which wait in one thread."""
+    gevent = sys.modules.get("gevent.monkey")
+    function: Callable[..., Any] = getattr(_thread, name) if gevent is None else gevent.get_original("_thread", name)
+    return function
+
+
+# Looked up now: an application may replace them later, as the workers of gunicorn do after the fork.
+_allocate_lock, _start_new_thread = _never_replaced("allocate_lock"), _never_replaced("start_new_thread")
+
+
 def _sqlite_answers() -> bool:
     """Go through SQLite's mutexes of the process in another thread, and see whether it returns."""
-    returned = _thread.allocate_lock()
+    returned = _allocate_lock()
     returned.acquire()
 
     def use() -> None:
-        try:
-            # A file, for the mutex of files; random, for that of random numbers.
-            connection = sqlite3.connect("file:/dev/null?vfs=unix-none&mode=ro", uri=True)
-            connection.execute("SELECT hex(randomblob(1))").fetchall()
-            connection.close()
-        finally:
-            returned.release()
+        # A file, for the mutex of files, which trying to open it takes as well; random, for that of random numbers.
+        for database in ("file:/dev/null?vfs=unix-none&mode=ro", ":memory:"):
+            with suppress(sqlite3.Error), closing(sqlite3.connect(database, uri=True)) as connection:
+                connection.execute("SELECT hex(randomblob(1))").fetchall()
+        returned.release()
 
-    _thread.start_new_thread(use, ())
-    return returned.acquire(timeout=LONGEST_STALL_S)
+    _start_new_thread(use, ())
+    answered: bool = returned.acquire(timeout=LONGEST_STALL_S)
+    return answered
 
 
 def _close_copies(parent: _Here) -> None:
