@@ -9,6 +9,7 @@ for: so one channel that is never connected is kept.
 """
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ from otel_connect.export.answer import Action, Answer
 from otel_connect.export.forks import PerProcess
 from otel_connect.export.transport import Transport
 
-_LONGEST_WAIT_S = 2.0  # for cancelled calls to come back; then the fork has to go on
+_LONGEST_WAIT_S = 2.0  # for all cancelled calls to come back; then the fork has to go on
 
 
 class Interruptible:
@@ -35,7 +36,7 @@ class Interruptible:
         self._inner: Transport | None = None
         self._changed = threading.Condition()
         self._forks = 0
-        self._forking = False
+        self._forking: set[int] = set()  # threads, as several may fork at the same time
         self._under_way = 0
 
     def send(self, body: bytes) -> Answer:
@@ -77,18 +78,21 @@ class Interruptible:
     def before_fork(self) -> None:
         """Cancel what is under way, and hold back what comes."""
         with self._changed:
-            self._forking = True
+            self._forking.add(threading.get_ident())
             self._forks += 1
             inner, self._inner = self._inner, None
             if inner is not None:
                 inner.close()
-                del inner
-            self._changed.wait_for(lambda: not self._under_way, _LONGEST_WAIT_S)
+
+    def await_cancelled(self, deadline: float) -> None:
+        """Wait for the calls that ``before_fork`` has cancelled, until a time of the monotonic clock."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, max(deadline - time.monotonic(), 0.0))
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
         with self._changed:
-            self._forking = False
+            self._forking.discard(threading.get_ident())
             self._changed.notify_all()
 
 
@@ -113,9 +117,13 @@ class Forks:
         return transport
 
     def before(self) -> None:
-        """Call it before a fork."""
-        for transport in list(self._members.get()):
+        """Call it before a fork; returns once no call is under way, or after the longest wait."""
+        deadline = time.monotonic() + _LONGEST_WAIT_S
+        transports = list(self._members.get())
+        for transport in transports:
             transport.before_fork()
+        for transport in transports:
+            transport.await_cancelled(deadline)
 
     def after_in_parent(self) -> None:
         """Call it after a fork, in the parent."""

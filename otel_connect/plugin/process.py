@@ -17,6 +17,7 @@ from otel_connect.export.transport import Transport, open_transport
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.forking import Forks
 from otel_connect.plugin.heir import Heir
+from otel_connect.plugin.hooks import Hooks
 from otel_connect.plugin.last_words import say, tell
 from otel_connect.plugin.parameters import Parameters
 from otel_connect.plugin.quiet import hush_clients, quiet_context
@@ -121,13 +122,13 @@ def sdk_disabled() -> bool:
 
 
 def _before_fork() -> None:
-    GATE.before_fork()
     _forks.before()
+    GATE.before_fork()  # last, so that nobody waits at it, or passes it though it is shut, for the sake of gRPC
 
 
 def _after_fork_in_parent() -> None:
-    _forks.after_in_parent()
     GATE.after_fork_in_parent()
+    _forks.after_in_parent()
 
 
 def _after_fork_in_child() -> None:
@@ -136,4 +137,4 @@ def _after_fork_in_child() -> None:
 
 
 DELIVERY = Delivery(open_station, idle=sdk_disabled())
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+Hooks().register(_before_fork, _after_fork_in_parent, _after_fork_in_child)

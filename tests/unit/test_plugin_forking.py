@@ -107,3 +107,28 @@ def test_nothing_is_opened_by_the_application() -> None:
     transport.after_fork_in_parent()
     transport.close()
     assert not opened
+
+
+def test_no_call_begins_until_the_forks_of_all_threads_are_over() -> None:
+    way = Patient()
+    way.answer = DELIVERED
+    way.done.set()
+    transport = Interruptible(lambda: way)
+    forking, over = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        transport.before_fork()
+        forking.set()
+        assert over.wait(30)
+        transport.after_fork_in_parent()
+
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(fork)
+        assert forking.wait(30)
+        transport.before_fork()
+        transport.after_fork_in_parent()
+        sending = pool.submit(transport.send, b"a")
+        assert not way.begun.wait(0.1)
+        over.set()
+        assert sending.result(30) == DELIVERED
+        other.result(30)
