@@ -69,8 +69,12 @@ class _Here:
         self.forker: int | None = None
         self.held: set[Held] = set()
 
-    def may_enter(self) -> bool:
+    def may_fork(self) -> bool:
         return self.forker in {None, threading.get_ident()}
+
+    def may_enter(self) -> bool:
+        """Whether no other thread forks, or waits to until the calling one has left."""
+        return self.may_fork() or threading.get_ident() in self.inside
 
     def occupied(self) -> bool:
         """Whether a thread is inside that a child would not have."""
@@ -97,7 +101,7 @@ class Gate:
 
     @contextmanager
     def passage(self) -> Iterator[None]:
-        """Be inside. A thread can be so more than once, and in the middle of its own fork."""
+        """Be inside. A thread can be so more than once, also while a fork waits for it or in the middle of its own."""
         here, me = self._here.get(), threading.get_ident()
         with here.changed:
             here.changed.wait_for(here.may_enter, LONGEST_STALL_S)
@@ -114,7 +118,7 @@ class Gate:
         here, me = self._here.get(), threading.get_ident()
         deadline = time.monotonic() + LONGEST_STALL_S
         with here.changed:
-            if here.changed.wait_for(here.may_enter, LONGEST_STALL_S):
+            if here.changed.wait_for(here.may_fork, LONGEST_STALL_S):
                 here.forker = me
             here.changed.wait_for(lambda: not here.occupied(), max(deadline - time.monotonic(), 0.0))
 
@@ -122,7 +126,7 @@ class Gate:
         """Let them in again."""
         here = self._here.get()
         with here.changed:
-            if here.may_enter():
+            if here.may_fork():
                 here.forker = None
                 here.changed.notify_all()
 

@@ -67,6 +67,32 @@ def test_a_thread_forks_in_the_middle_of_its_own_passage_and_passes_in_the_middl
     assert time.monotonic() - began < forks.LONGEST_STALL_S
 
 
+def test_who_is_inside_goes_on_to_another_passage_while_a_fork_waits_for_him() -> None:
+    gate = Gate()
+    inside, waiting = threading.Event(), threading.Event()
+    waited: list[float] = []
+
+    def visit() -> None:
+        with gate.passage():
+            inside.set()
+            assert waiting.wait(30)
+            time.sleep(0.1)  # the fork has shut the gate by then
+            began = time.monotonic()
+            with gate.passage():
+                waited.append(time.monotonic() - began)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    assert inside.wait(30)
+    waiting.set()
+    began = time.monotonic()
+    gate.before_fork()
+    assert waited
+    assert max(waited[0], time.monotonic() - began) < forks.LONGEST_STALL_S / 2
+    gate.after_fork_in_parent()
+    visitor.join(30)
+
+
 def test_forks_of_two_threads_go_one_after_the_other() -> None:
     gate = Gate()
     gate.before_fork()
