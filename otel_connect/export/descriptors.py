@@ -7,7 +7,9 @@ the same numbers. Whoever writes by the number alone writes into those.
 import errno
 import fcntl
 import os
+import resource
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from otel_connect.export.forks import GATE
 Identity = tuple[int, int]
 """Device and inode: what tells one open file from another."""
 
+_MOST_NUMBERS = 1 << 16  # the lowest that is free is taken, and to try a million takes a second
 _RANGE = struct.Struct("hhqqi4x")  # struct flock
 
 
@@ -68,11 +71,20 @@ def numbers_of(*paths: Path) -> set[int]:
     for path in paths:
         with suppress(FileNotFoundError):
             wanted.add(identity(path.lstat()))
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
+    for number in _numbers():
         with suppress(OSError):  # the one that the list was read by
-            if identity(os.fstat(int(name))) in wanted:
-                found.add(int(name))
+            if identity(os.fstat(number)) in wanted:
+                found.add(number)
     return found
+
+
+def _numbers() -> Iterable[int]:
+    """List what may be descriptors; without /proc, as in a chroot, all that there can be, within reason."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names are all that is wanted
+    except OSError:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return range(_MOST_NUMBERS if most == resource.RLIM_INFINITY else min(most, _MOST_NUMBERS))
 
 
 def lock_bytes(path: Path, start: int, length: int) -> OwnDescriptor:

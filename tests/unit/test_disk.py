@@ -169,3 +169,34 @@ def test_a_fork_does_not_wait_until_all_of_a_spool_is_read(tmp_path: Path) -> No
     assert seen - {0, 16}, "the forks found nobody inside only before and after"
     assert store.totals[Signal.LOGS].batches == 16
     store.close()
+
+
+WITHOUT_PROC = """
+import heapq, os, sys  # what is imported later cannot be found then
+from pathlib import Path
+from otel_connect.export.recovery import open_disk
+from otel_connect.export.store import StoreDamagedError, make_batch
+from otel_connect.model import Request, Signal
+
+os.chroot(sys.argv[1])
+os.chdir("/")
+held = [os.dup(0) for _ in range(int(sys.argv[2]))]
+store = open_disk(Path("/spool")).store
+store.change([], [make_batch(store.next_key, Request(Signal.LOGS, b"a", 1), 1)])
+print("written", store.intact())
+os.closerange(held[-1] if held else 3, 256)
+own = [open(f"/own-{number}", "w+b") for number in range(40)]
+try:
+    store.change([], [make_batch(store.next_key, Request(Signal.LOGS, b"b", 1), 1)])
+except StoreDamagedError:
+    print("closed")
+print([os.fstat(file.fileno()).st_size for file in own].count(0))
+"""
+
+
+@pytest.mark.parametrize("descriptors", [0, 50])
+def test_without_proc_the_disk_is_used_and_files_of_the_application_are_not(descriptors: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_PROC, str(tmp_path), str(descriptors)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.stdout.splitlines(), done.stderr) == (["written True", "closed", "40"], "")
+    assert found(open_disk(tmp_path / "spool")) == [b"a"]
