@@ -31,8 +31,9 @@ class OtlpExporter:
     """Delivers requests to the configured endpoints, at least once from the moment ``put`` returns.
 
     Opens the spool and starts the sending threads; nothing is connected before the first request. Raises
-    ConfigError with every problem of the endpoints, also when none is configured, and SpoolInUseError when
-    another process holds the spool directory. The threads run in copies of ``context``.
+    ConfigError with every problem of the endpoints, also when none is configured, SpoolInUseError when
+    another process holds the spool directory, and RuntimeError when no thread can be started. The threads run
+    in copies of ``context``.
     ``silent`` leaves it to the caller to say what is left when it is closed.
 
     A child made by fork must neither use nor collect its parent's exporter.
@@ -75,7 +76,12 @@ class OtlpExporter:
         letters = None if directory is None else DeadLetters(directory)
         tools = Tools(self._spool, self._delays, letters, Troubles(), backoff, clock, random, context or Context())
         self._request_bytes = _request_bytes(config)
-        self._senders = {signal: Sender(signal, route, tools) for signal, route in routes.items()}
+        try:
+            self._senders = {signal: Sender(signal, route, tools) for signal, route in routes.items()}
+        except BaseException:  # no thread can be started, for one
+            self._spool.close()
+            _hang_up(routes)
+            raise
 
     def put(self, request: Request) -> None:
         """Take a request: it is on the medium when this returns, or in memory while the disk is in trouble.

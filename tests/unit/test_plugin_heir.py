@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -103,3 +104,26 @@ def test_a_slot_that_stays_in_trouble_is_tried_less_and_less_often(tmp_path: Pat
     await_until(lambda: opened["2"] >= looks)
     heir.close(30)
     assert 2 < opened["1"] <= 8 + opened["2"] // 64
+
+
+class Exhausted:
+    """A context in which only so many threads can be started."""
+
+    def __init__(self, threads: int) -> None:
+        self._left = threads
+
+    def copy(self) -> Context:
+        if not self._left:
+            raise A_THREAD_CANNOT_BE_STARTED
+        self._left -= 1
+        return Context()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_an_exporter_whose_threads_cannot_be_started_lets_its_slot_go(threads: int, tmp_path: Path) -> None:
+    slot = leave(tmp_path / "1")
+    config = ExportConfig(endpoint="http://127.0.0.1:1", spool_directory=str(slot))
+    with pytest.raises(RuntimeError, match="can't start new thread") as raised:
+        OtlpExporter(config, context=cast(Context, Exhausted(threads)))
+    assert not has_nothing(slot)
+    del raised
