@@ -38,6 +38,7 @@ class Interruptible:
         self._forks = 0
         self._forking: set[int] = set()  # threads, as several may fork at the same time
         self._under_way = 0
+        self._closed = False
 
     def send(self, body: bytes) -> Answer:
         """Send one request; again, if a fork came in between."""
@@ -64,15 +65,18 @@ class Interruptible:
             except ConfigError as error:
                 return Answer(Action.RETRY_UNHEALTHY, message=error.problems[0])
             with self._changed:
-                if forks != self._forks:
+                if forks != self._forks or self._closed:
                     inner.close()
-                    return Answer(Action.RETRY)
+                    return Answer(Action.RETRY, message="closed")
                 self._inner = inner
         return inner.send(body)
 
     def close(self) -> None:
-        """Close the channel; a call under way ends as cancelled."""
-        if (inner := self._inner) is not None:
+        """Close the channel, also one that is being opened; a call under way ends as cancelled."""
+        with self._changed:
+            self._closed = True
+            inner = self._inner
+        if inner is not None:
             inner.close()
 
     def before_fork(self) -> None:

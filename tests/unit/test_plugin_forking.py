@@ -132,3 +132,23 @@ def test_no_call_begins_until_the_forks_of_all_threads_are_over() -> None:
         over.set()
         assert sending.result(30) == DELIVERED
         other.result(30)
+
+
+def test_a_way_that_is_opened_while_it_is_closed_does_not_stay_open() -> None:
+    opening, closed = threading.Event(), threading.Event()
+    way = Patient()
+
+    def opener() -> Patient:
+        opening.set()
+        assert closed.wait(30)
+        return way
+
+    transport = Interruptible(opener)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(transport.send, b"a")
+        assert opening.wait(30)
+        transport.close()
+        closed.set()
+        assert sending.result(30).action is Action.RETRY
+    assert way.closed
+    assert not way.sent
