@@ -180,7 +180,7 @@ class DiskStore:
 
     def let_go(self) -> None:
         """Give the directory up for whatever is at its path now; what is open stays readable."""
-        if not self.directory.replaced() and self.replaced():
+        if self.intact() and not self.directory.replaced() and self.replaced():
             # The database was removed, or another put in its place: what is beside it is not the new one's.
             self.directory.note(b"")
             with suppress(OSError):

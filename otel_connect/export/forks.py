@@ -28,7 +28,8 @@ class PerProcess(Generic[_T]):
 
     The process id tells, because a fork made in C (as uWSGI's) runs none of Python's hooks. There is no lock, which
     a thread that does not exist in the child could hold: ``inherit`` may run in two threads at once, and one of the
-    values counts. ``leave`` then runs once, with the value of the parent.
+    values counts. ``leave`` then runs once, with the value of the parent. A child in a new PID namespace that has its
+    parent's number there (1 for 1) is taken for its parent.
     """
 
     def __init__(self, first: _T, inherit: Callable[[_T], _T], leave: Callable[[_T], object]) -> None:

@@ -200,3 +200,17 @@ def test_without_proc_the_disk_is_used_and_files_of_the_application_are_not(desc
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (done.stdout.splitlines(), done.stderr) == (["written True", "closed", "40"], "")
     assert found(open_disk(tmp_path / "spool")) == [b"a"]
+
+
+def test_the_log_of_a_database_that_has_taken_the_place_of_ours_is_not_removed_without_a_lock(tmp_path: Path) -> None:
+    slot = tmp_path / "0"
+    first = open_disk(slot).store
+    assert isinstance(first, DiskStore)
+    close_descriptors(slot, LOCK, DATABASE)
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        (slot / name).unlink()
+    with holder(slot) as second:
+        second.write("theirs")
+        first.let_go()
+    first.close()
+    assert found(open_disk(slot)) == [b"theirs\n"]
