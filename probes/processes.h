@@ -131,7 +131,8 @@ static __always_inline u32 root_mount(u64 task)
 
 /*
  * Tell the agent about the process, unless it knows: when the attempt ends, the process may be gone. What finds
- * no room in the ring is told again with the next attempt, all of it.
+ * no room in the ring is told again with the next attempt, all of it. Three quarters of the ring are for
+ * records: a flood of processes must not cost those who make a few attempts theirs, nor make tokens dear.
  */
 static __always_inline void tell(struct otc_event *event)
 {
@@ -140,9 +141,13 @@ static __always_inline void tell(struct otc_event *event)
 	u64 task = bpf_get_current_task(), mm = 0;
 	struct otc_text *text;
 	int zero = 0;
+	void *queue;
 
 	told = processes_told.lookup(&key);
 	if (told && told->exec_id == now.exec_id && told->cgroup_id == now.cgroup_id)
+		return;
+	queue = ring.lookup(&zero);
+	if (queue && fuller_than(queue, 4))
 		return;
 	READ(mm, task, OFF_task_struct__mm);
 	if (!mm) /* a thread of the kernel */

@@ -28,8 +28,14 @@ static __always_inline struct otc_counters *this_cpu_counters(void)
 	return counters.lookup(&cpu);
 }
 
-/* Whether the agent is behind; `queue` is the entry of `ring`. */
+/* Whether more than one of so many parts of the ring is not read yet; `queue` is the entry of `ring`. */
+static __always_inline bool fuller_than(void *queue, u64 parts)
+{
+	return bpf_ringbuf_query(queue, OTC_AVAILABLE) > OTC_RING_PAGES * PAGE_SIZE / parts;
+}
+
+/* Whether the agent is behind. */
 static __always_inline bool half_full(void *queue)
 {
-	return bpf_ringbuf_query(queue, OTC_AVAILABLE) > OTC_RING_PAGES * PAGE_SIZE / 2;
+	return fuller_than(queue, 2);
 }

@@ -226,8 +226,7 @@ def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(
 
 def test_a_fork_flood_counts_against_its_cgroup_and_an_old_neighbour_keeps_its_records(floods: Floods) -> None:
     output = Collected()
-    # An agent that is behind makes tokens dear: the rate leaves the neighbour enough of them even then.
-    config = CaptureConfig(process_rate=1000, process_burst=1000, cgroup_rate=10, cgroup_burst=10)
+    config = CaptureConfig(process_rate=100, process_burst=100, cgroup_rate=10, cgroup_burst=10)
     with KernelCapture(config, NOBODY) as capture:
         with floods.start("refused", 20, name="neighbour", rate=NEIGHBOUR_RATE) as neighbour:
             forks = floods.start("forks", name=FORKS)
