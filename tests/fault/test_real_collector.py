@@ -65,16 +65,16 @@ def test_a_full_sending_queue_is_waited_for(protocol: Protocol, tmp_path: Path) 
         to_backend = "service: {pipelines: {logs: {exporters: [otlp_http]}}}"
         with Collector(tmp_path, overrides=(behind, to_backend)) as collector:
             bench = Bench(to(collector, protocol))
-            for one in "abcde":
+            waiting = iter("abcde")
+            for number, one in enumerate(waiting, 1):  # each in a request of its own, until the queue is full
                 bench.put(logs(one))
-            backend.await_requests(1)
-            full = next(
-                answer
-                for number in itertools.count(1)
-                if (answer := bench.await_answers(number)).action is not Action.DELIVERED
-            )
+                full = bench.await_answers(number)
+                if full.action is not Action.DELIVERED:
+                    break
             assert full.action is Action.RETRY
             assert "queue is full" in full.message
+            for one in waiting:
+                bench.put(logs(one))
             backend.answer()
             account = bench.close(30)
         # The collector has stopped, so its queue is empty.
