@@ -45,7 +45,8 @@ class Shell:
     """A bash that takes one line after the other."""
 
     def __init__(self, namespace: NetworkNamespace, path: Path) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        # Without what make tells the makes that it starts: nobody types these lines inside of one.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "MAKE", "MFLAGS"))}
         self._process = subprocess.Popen(
             namespace.command(["bash"]),
             cwd=ROOT,
