@@ -17,7 +17,7 @@ import pytest
 from otel_connect.capture.outcome import decide
 from otel_connect.model import ConnectEvent, EventFlag, Outcome
 from tests.support.bench import Bench, Family, Target
-from tests.support.captured import Captured, captured, compiled, said
+from tests.support.captured import Captured, compiled, said
 from tests.support.collector import await_until
 from tests.support.network import NetworkNamespace
 from tests.support.peer import Answer, Behaviour
@@ -44,24 +44,6 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
 connect()
 """
 CONNECT = {"x86_64": 42, "aarch64": 203, "riscv64": 203, "s390x": 362}
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Captured]:
-    with captured() as made:
-        yield made
-
-
-@pytest.fixture
-def seen(probes: Captured) -> Captured:
-    probes.forget()
-    return probes
 
 
 @pytest.fixture(scope="module")

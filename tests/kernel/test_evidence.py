@@ -19,7 +19,7 @@ import pytest
 
 from otel_connect.model import ConnectEvent
 from tests.support.bench import Bench, Family, Target
-from tests.support.captured import Captured, captured, compiled, said
+from tests.support.captured import Captured, compiled, said
 from tests.support.network import Listener
 from tests.support.peer import Answer, Behaviour
 
@@ -29,24 +29,6 @@ ROUNDS = 200
 SHORT_SOCKADDR_IN6 = 24  # without the scope: SIN6_LEN_RFC2133
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Captured]:
-    with captured() as made:
-        yield made
-
-
-@pytest.fixture
-def seen(probes: Captured) -> Captured:
-    probes.forget()
-    return probes
 
 
 @pytest.fixture(scope="module")
