@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from pwd import getpwuid
 
@@ -54,14 +55,14 @@ def surroundings(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> Su
     return Surroundings(paths.get(""), paths.get("pids"), service_variables(map(_text, environment.split(b"\0"))))
 
 
-def is_process(folder: Path, start_boot_ns: int) -> bool:
+def is_process(folder: Path | str, start_boot_ns: int) -> bool:
     """Say whether ``/proc/<pid>`` is still that of the process that began then; raises OSError when it is gone."""
     return int(_stat_fields(folder)[_START_TIME - 3]) == start_boot_ns // _NS_PER_TICK
 
 
-def _stat_fields(folder: Path) -> list[bytes]:
+def _stat_fields(folder: Path | str) -> list[bytes]:
     """Return the fields of /proc/<pid>/stat from the third on."""
-    stat = (folder / "stat").read_bytes()
+    stat = _content(folder, "stat")
     # The name in the second field may hold blanks and parentheses, so fields are counted from its end.
     return stat[stat.rindex(b")") + 2 :].split()
 
@@ -104,9 +105,9 @@ def root_mount(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 def user_inside(pid: int, start_boot_ns: int, uid: int, proc: Path = Path("/proc")) -> int | None:
     """Return the number that a user has in the user namespace of a process; ``None``: none there, or it is gone."""
-    here = proc / str(pid)
+    here = f"{proc}/{pid}"
     try:
-        lines = (here / "uid_map").read_bytes().splitlines()
+        lines = _content(here, "uid_map").splitlines()
         if not is_process(here, start_boot_ns):
             return None
     except OSError:
@@ -150,6 +151,12 @@ def sees_host_processes(proc: Path = Path("/proc")) -> bool:
         return str((proc / "self/ns/pid").readlink()) == _INITIAL_PID_NAMESPACE
     except OSError:
         return False
+
+
+def _content(folder: Path | str, name: str) -> bytes:
+    # In half the time of Path.read_bytes(): this is read of every process.
+    with FileIO(f"{folder}/{name}") as file:
+        return file.readall()
 
 
 def _text(raw: bytes) -> str:
