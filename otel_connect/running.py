@@ -11,7 +11,7 @@ from otel_connect.config import CaptureConfig, Configuration, EnrichConfig
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
-from otel_connect.enrich.hosts import Hosts, read_hosts
+from otel_connect.enrich.hosts import Hosts, parse_hosts
 from otel_connect.enrich.kubelet import KubeletClient, Pods
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
@@ -28,8 +28,8 @@ from otel_connect.enrich.procfs import (
     user_inside,
     user_name,
 )
-from otel_connect.enrich.rooted import identity, read_file
-from otel_connect.enrich.users import Init, Owner, Sources, Users
+from otel_connect.enrich.rooted import RootedFiles, identity
+from otel_connect.enrich.users import PASSWD, SWITCH, Init, Owner, Sources, Users, parse_passwd
 from otel_connect.enrich.workloads import Workloads, no_pod
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
@@ -194,7 +194,7 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
     asked = arguments if config.command_args else first_argument
     lookups = Lookups(executable, surroundings, asked) if host_processes else Lookups()
     context = process_context if host_processes and config.process_context else unknown
-    hosts = Hosts(read_hosts if host_processes else unknown, time.monotonic_ns)
+    hosts = Hosts(RootedFiles("/etc/hosts", parse_hosts).find if host_processes else unknown, time.monotonic_ns)
     return Enricher(
         Processes(lookups, user, remembered, shown),
         Workloads(context, remembered, pod),
@@ -217,10 +217,11 @@ def _users(*, host_processes: bool) -> Users:
     """Know users by the root directory of their process; where processes cannot be asked, only of the agent's own."""
     own_root = root_mount(os.getpid())
     if not host_processes:
-        return Users(Sources(user_name, lambda *_: None, lambda *_: None, identity), own_root, None)
+        return Users(Sources(user_name, unknown, unknown, lambda *_: None, identity), own_root, None)
     mount = root_mount(_INIT)
     init = None if mount is None else Init(mount, _INIT, start_boot_ns(_INIT))
-    return Users(Sources(user_name, read_file, user_inside, identity), own_root, init)
+    passwd, switch = RootedFiles(PASSWD, parse_passwd), RootedFiles(SWITCH, len)
+    return Users(Sources(user_name, passwd.find, switch.find, user_inside, identity), own_root, init)
 
 
 def _nameless(_owner: Owner) -> None:

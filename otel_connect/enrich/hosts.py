@@ -3,46 +3,39 @@
 import ipaddress
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from cachetools import LRUCache
 
-from otel_connect.enrich.rooted import Identity, RootedFile, read_file
+from otel_connect.enrich.rooted import Identity
 
 _NAME_CHARACTERS = 253
 _AGAIN_NS = 2_000_000_000
 _NO_NAMES: Mapping[str, str] = {}
 
-ReadHosts = Callable[[int, int], RootedFile | None]
+FindHosts = Callable[[int, int], tuple[Identity, Mapping[str, str]] | None]
+"""The hosts file of a process, by pid and start time: ``RootedFiles.find`` with ``parse_hosts``."""
 
 
 class Hosts:
-    """Reads the file of a process when it is first asked for, and again after some time; remembers some of them."""
+    """Finds the file of a process when it is first asked for, and again after some time; remembers some of them."""
 
-    def __init__(self, read: ReadHosts, clock_ns: Callable[[], int], remembered: int = 4096) -> None:
-        self._read = read
+    def __init__(self, find: FindHosts, clock_ns: Callable[[], int], remembered: int = 4096) -> None:
+        self._find = find
         self._clock_ns = clock_ns
         self._of_process: LRUCache[tuple[int, int], tuple[int, Mapping[str, str]]] = LRUCache(remembered)
-        self._tables: LRUCache[Identity, Mapping[str, str]] = LRUCache(64)
 
     def name(self, pid: int, start_boot_ns: int, address: str) -> str | None:
         """Return the first name that the file of a process has for an address; never for loopback."""
         if address.startswith("127.") or address == "::1":
             return None
         now = self._clock_ns()
-        read_at, table = self._of_process.get((pid, start_boot_ns), (-_AGAIN_NS, _NO_NAMES))
-        if now - read_at >= _AGAIN_NS:
-            found = self._read(pid, start_boot_ns)
+        found_at, table = self._of_process.get((pid, start_boot_ns), (-_AGAIN_NS, _NO_NAMES))
+        if now - found_at >= _AGAIN_NS:
+            found = self._find(pid, start_boot_ns)
             if found is not None:  # else it has gone, and what it had is still true of it
-                table = self._table(found)
+                _, table = found
             self._of_process[pid, start_boot_ns] = now, table
         return table.get(address)
-
-    def _table(self, file: RootedFile) -> Mapping[str, str]:
-        table = self._tables.get(file.identity)
-        if table is None:
-            table = self._tables[file.identity] = parse_hosts(file.content)
-        return table
 
 
 def parse_hosts(content: bytes) -> dict[str, str]:
@@ -59,8 +52,3 @@ def parse_hosts(content: bytes) -> dict[str, str]:
             if name and len(name) <= _NAME_CHARACTERS:
                 table.setdefault(str(mapped or found), name)
     return table
-
-
-def read_hosts(pid: int, start_boot_ns: int, proc: Path = Path("/proc")) -> RootedFile | None:
-    """Read the hosts file of a process; ``None`` as for ``rooted.read_file``."""
-    return read_file(pid, start_boot_ns, "/etc/hosts", proc)

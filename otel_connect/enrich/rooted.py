@@ -2,14 +2,17 @@
 
 A container chooses what its paths lead to, so a path is resolved by the kernel inside the root directory of the
 process (``openat2`` with ``RESOLVE_IN_ROOT``): symbolic links are followed, absolute ones too, and none leads out.
-What is found is looked at before it is opened, because to open a device can already do something.
+What is found is looked at before it is opened, because to open a device can already do something; it is opened only
+if its content is not known from another process (docs/decisions/0055-whose-user-database.md).
 """
 
 import ctypes
 import os
 import stat
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from cachetools import LRUCache
 
 from otel_connect.enrich.procfs import is_process
 
@@ -21,6 +24,8 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+Parsed = TypeVar("Parsed")
+
 
 class Identity(NamedTuple):
     """Which file it is, and in which state: as long as all of this stays the same, so does the content."""
@@ -31,41 +36,46 @@ class Identity(NamedTuple):
     size: int
 
 
-class RootedFile(NamedTuple):
-    """A file as it was when it was read."""
-
-    identity: Identity
-    content: bytes
-
-
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def read_file(pid: int, start_boot_ns: int, path: str, proc: Path = Path("/proc")) -> RootedFile | None:
-    """Read a file by the path that a process has for it.
+class RootedFiles(Generic[Parsed]):
+    """The files that processes have by one path; remembers what a bounded number of them says."""
 
-    ``None`` when the process is gone or may not be asked, or when there is no regular file of moderate size.
-    """
-    here = proc / str(pid)
-    descriptors = []
-    try:
-        descriptors.append(os.open(here / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        descriptors.append(_find(descriptors[-1], path))
-        about = os.fstat(descriptors[-1])
-        if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
+    def __init__(self, path: str, parse: Callable[[bytes], Parsed], remembered: int = 64) -> None:
+        self._path = path
+        self._parse = parse
+        self._parsed: LRUCache[Identity, Parsed] = LRUCache(remembered)
+
+    def find(self, pid: int, start_boot_ns: int) -> tuple[Identity, Parsed] | None:
+        """Return which file a process has, and what it says.
+
+        ``None`` when the process is gone or may not be asked, or when there is no regular file of moderate size.
+        """
+        here = f"/proc/{pid}"
+        descriptors = []
+        try:
+            descriptors.append(os.open(f"{here}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            descriptors.append(_find(descriptors[-1], self._path))
+            about = os.fstat(descriptors[-1])
+            if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
+                return None
+            which = _identity(about)
+            parsed = self._parsed.get(which)
+            if parsed is None:
+                found = f"/proc/self/fd/{descriptors[-1]}"
+                descriptors.append(os.open(found, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+                content = os.read(descriptors[-1], about.st_size)  # what has no size, as in /proc, is not a file of it
+                parsed = self._parsed[which] = self._parse(content)
+            if not is_process(here, start_boot_ns):
+                return None
+        except OSError:
             return None
-        found = f"/proc/self/fd/{descriptors[-1]}"
-        descriptors.append(os.open(found, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
-        content = os.read(descriptors[-1], about.st_size)  # what has no size, as in /proc, is not a file of it
-        if not is_process(here, start_boot_ns):
-            return None
-    except OSError:
-        return None
-    finally:
-        for one in descriptors:
-            os.close(one)
-    return RootedFile(_identity(about), content)
+        finally:
+            for one in descriptors:
+                os.close(one)
+        return which, parsed
 
 
 def identity(path: str) -> Identity | None:

@@ -8,11 +8,11 @@ other process only ``/etc/passwd`` is read, as that process finds it, and its nu
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
-from otel_connect.enrich.rooted import Identity, RootedFile
+from otel_connect.enrich.rooted import Identity
 
-_PASSWD, _SWITCH = "/etc/passwd", "/etc/nsswitch.conf"
+PASSWD, SWITCH = "/etc/passwd", "/etc/nsswitch.conf"
 _MOST_NAME = 256
 _REMEMBERED, _REMEMBERED_S = 1024, 60
 
@@ -41,8 +41,10 @@ class Sources(NamedTuple):
 
     here: Callable[[int], str | None]
     """The name of a user of the agent's own root directory: ``procfs.user_name``."""
-    read: Callable[[int, int, str], RootedFile | None]
-    """A file of a process, by its path: ``rooted.read_file``."""
+    passwd: Callable[[int, int], tuple[Identity, Mapping[int, str]] | None]
+    """The file of users of a process: ``RootedFiles.find`` with ``parse_passwd``."""
+    switch: Callable[[int, int], tuple[Identity, object] | None]
+    """What says which databases a process has; only which file it is matters: ``RootedFiles.find``."""
     inside: Callable[[int, int, int], int | None]
     """The number of a user inside the user namespace of a process: ``procfs.user_inside``."""
     own: Callable[[str], Identity | None]
@@ -50,7 +52,7 @@ class Sources(NamedTuple):
 
 
 class Users:
-    """Names owners; remembers a bounded number of user databases."""
+    """Names owners; remembers a bounded number of names from the databases that stay."""
 
     def __init__(self, sources: Sources, own_root: int | None, init: Init | None) -> None:
         """``own_root`` is the mount that the agent has for its root directory, like ``Told.root_mount``."""
@@ -59,7 +61,6 @@ class Users:
         self._init = init
         self._lasting = {own_root, None if init is None else init.root_mount} - {None}
         self._names: TTLCache[tuple[int | None, int], str | None] = TTLCache(_REMEMBERED, _REMEMBERED_S)
-        self._tables: LRUCache[Identity, Mapping[int, str]] = LRUCache(64)
 
     def name(self, owner: Owner) -> str | None:
         """Return the name of an owner, ``None`` where its database has none or cannot be read."""
@@ -76,23 +77,18 @@ class Users:
             return self._sources.here(uid)
         if self._init is not None and root == self._init.root_mount:
             pid, start = self._init.pid, self._init.process_start_boot_ns
-        passwd = self._sources.read(pid, start, _PASSWD)
+        passwd = self._sources.passwd(pid, start)
         if passwd is None:
             return None
-        if passwd.identity != self._sources.own(_PASSWD):
+        which, names = passwd
+        if which != self._sources.own(PASSWD):
             inside = self._sources.inside(pid, start, uid)
-            return None if inside is None else self._table(passwd).get(inside)
+            return None if inside is None else names.get(inside)
         # The agent's own file: its numbers are those of the host, whatever user namespace the process is in.
-        switch = self._sources.read(pid, start, _SWITCH)
-        if switch is not None and switch.identity == self._sources.own(_SWITCH):
+        switch = self._sources.switch(pid, start)
+        if switch is not None and switch[0] == self._sources.own(SWITCH):
             return self._sources.here(uid)
-        return self._table(passwd).get(uid)
-
-    def _table(self, passwd: RootedFile) -> Mapping[int, str]:
-        table = self._tables.get(passwd.identity)
-        if table is None:
-            table = self._tables[passwd.identity] = parse_passwd(passwd.content)
-        return table
+        return names.get(uid)
 
 
 def parse_passwd(content: bytes) -> dict[int, str]:

@@ -40,6 +40,7 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "**Files.**": (
         "tests/kernel/test_what_is_read.py::test_what_is_opened_of_a_process",
+        "tests/kernel/test_what_is_read.py::test_a_file_that_processes_share_is_opened_once",
         "tests/unit/test_rooted.py::test_only_a_regular_file_of_moderate_size_inside_is_read",
         "tests/unit/test_rooted.py::test_links_of_proc_do_not_lead_out",
     ),

@@ -43,6 +43,12 @@ class Seen(NamedTuple):
         found = re.findall(rf'"/proc/{self.pids[client]}/(?:task/\d+/)?([^"]+)"', self.calls)
         return set(found)
 
+    def looks(self, client: str) -> list[tuple[str, int]]:
+        """Return which file of a client was looked for, and how many were opened for that, each time."""
+        here = f'"/proc/{self.pids[client]}'
+        looks = re.findall(rf'{here}/root"(.*?openat2\(\d+, "([^"]+)".*?){here}/stat"', self.calls, re.DOTALL)
+        return [(path, calls.count('"/proc/self/fd/')) for calls, path in looks]
+
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
@@ -53,6 +59,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     clients: dict[str, tuple[list[str], dict[str, str]]] = {
         "ordinary": ([], SECRET | TOLD),
         "own root": (own_root, SECRET | TOLD),
+        "another with its files": (own_root, SECRET | TOLD),
         "many variables": ([], MORE_THAN_IS_LOOKED_AT | SECRET | TOLD),
     }
     trace = folder / "calls"
@@ -83,10 +90,15 @@ def test_what_is_opened_of_a_process(seen: Seen) -> None:
     usual = {"maps", "root", "stat"}
     assert usual <= seen.opened("ordinary") <= usual | {"ns/net"}
     assert seen.opened("own root") - {"ns/net"} == usual | {"uid_map"}
+    assert seen.opened("another with its files") - {"ns/net"} == usual | {"uid_map"}
     assert seen.opened("many variables") - {"ns/net"} == usual | {"cgroup", "environ"}
-    inside = set(re.findall(r'openat2\(\d+, "([^"]+)"', seen.calls))
-    assert inside == {"/etc/hosts", "/etc/passwd"}
+    assert {path for client in seen.pids for path, _ in seen.looks(client)} == {"/etc/hosts", "/etc/passwd"}
     assert "process_vm_readv" not in seen.calls
+
+
+def test_a_file_that_processes_share_is_opened_once(seen: Seen) -> None:
+    looks = seen.looks("own root") + seen.looks("another with its files")
+    assert sorted(opened for path, opened in looks if path == "/etc/passwd") == [0, 1]
 
 
 def test_of_an_environment_two_variables_are_sent(seen: Seen) -> None:

@@ -25,6 +25,18 @@ def process_in(root: Path) -> Iterator[int]:
             child.communicate(b"\n", timeout=30)
 
 
+@contextmanager
+def sleeping(*command: str) -> Iterator[int]:
+    """Run a process, started by this command, as long as the context lasts; gives its pid."""
+    with subprocess.Popen([*command, "sh", "-c", "echo; read _"], stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            yield child.pid
+        finally:
+            child.communicate(b"\n", timeout=30)
+
+
 def start_boot_ns(pid: int) -> int:
     """Return when a process began, as precisely as /proc says it."""
     fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -1,11 +1,13 @@
 """What /etc/hosts calls an address: the form of the file, and whose file it is."""
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.enrich.hosts import Hosts, parse_hosts
-from otel_connect.enrich.rooted import Identity, RootedFile
+from otel_connect.enrich.rooted import Identity
 
 SECOND = 1_000_000_000
 
@@ -32,27 +34,28 @@ def test_bytes_that_are_not_text_are_escaped() -> None:
 
 
 class Files:
-    """Gives the files of processes, and counts how often."""
+    """Finds the files of processes, and counts how often."""
 
     def __init__(self) -> None:
-        self.files: dict[int, RootedFile] = {}
-        self.reads = 0
+        self.tables: dict[int, Mapping[str, str]] = {}
+        self.looks = 0
 
-    def __call__(self, pid: int, _start_boot_ns: int) -> RootedFile | None:
-        self.reads += 1
-        return self.files.get(pid)
+    def __call__(self, pid: int, _start_boot_ns: int) -> tuple[Identity, Mapping[str, str]] | None:
+        self.looks += 1
+        table = self.tables.get(pid)
+        return None if table is None else (Identity(1, 1, 1, 1), table)
 
 
-def test_a_file_is_read_again_after_a_while_and_kept_of_a_process_that_has_gone() -> None:
+def test_a_file_is_looked_for_again_after_a_while_and_kept_of_a_process_that_has_gone() -> None:
     now, files = [0], Files()
     hosts = Hosts(files, lambda: now[0])
-    files.files[1] = RootedFile(Identity(1, 1, 1, 1), b"10.0.0.1 old\n")
+    files.tables[1] = {"10.0.0.1": "old"}
     assert [hosts.name(1, 9, "10.0.0.1") for _ in range(3)] == ["old"] * 3
-    assert files.reads == 1
-    files.files[1] = RootedFile(Identity(1, 1, 2, 1), b"10.0.0.1 new\n")
+    assert files.looks == 1
+    files.tables[1] = {"10.0.0.1": "new"}
     now[0] += 3 * SECOND
     assert hosts.name(1, 9, "10.0.0.1") == "new"
-    del files.files[1]
+    del files.tables[1]
     now[0] += 3 * SECOND
     assert hosts.name(1, 9, "10.0.0.1") == "new"
     assert hosts.name(1, 8, "10.0.0.1") is None, "another process with its pid"
@@ -61,5 +64,5 @@ def test_a_file_is_read_again_after_a_while_and_kept_of_a_process_that_has_gone(
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1"])
 def test_loopback_has_no_name(address: str) -> None:
     files = Files()
-    files.files[1] = RootedFile(Identity(1, 1, 1, 1), f"{address} localhost\n".encode())
+    files.tables[1] = {address: "localhost"}
     assert Hosts(files, lambda: 0).name(1, 9, address) is None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_connect.enrich.rooted import MOST_BYTES, read_file
-from tests.support.rooted import process_in, start_boot_ns
+from otel_connect.enrich.procfs import root_mount
+from otel_connect.enrich.rooted import MOST_BYTES, RootedFiles
+from tests.support.rooted import process_in, sleeping, start_boot_ns
 
 SECOND = 1_000_000_000
 INSIDE = b"inside\n"
@@ -32,9 +33,9 @@ def pid(root: Path) -> Iterator[int]:
         yield child
 
 
-def read(pid: int) -> bytes | None:
-    found = read_file(pid, start_boot_ns(pid), "/etc/hosts")
-    return None if found is None else found.content
+def read(pid: int, path: str = "/etc/hosts") -> bytes | None:
+    found = RootedFiles(path, bytes).find(pid, start_boot_ns(pid))
+    return None if found is None else found[1]
 
 
 def link(target: str, at: str = "etc/hosts") -> Callable[[Path], None]:
@@ -108,8 +109,7 @@ def test_links_of_proc_do_not_lead_out(target: str, root: Path) -> None:
 
 
 def test_what_proc_says_of_the_reader_is_not_read() -> None:
-    assert (found := read_file(os.getpid(), start_boot_ns(os.getpid()), "/proc/self/environ")) is not None
-    assert found.content == b""
+    assert read(os.getpid(), "/proc/self/environ") == b""
 
 
 def test_a_file_of_the_largest_size_is_read_whole(root: Path, pid: int) -> None:
@@ -120,26 +120,97 @@ def test_a_file_of_the_largest_size_is_read_whole(root: Path, pid: int) -> None:
     assert len(content) == MOST_BYTES
 
 
-def test_another_content_is_another_identity(root: Path, pid: int) -> None:
-    link("/static/etc/hosts")(root)
-    first = read_file(pid, start_boot_ns(pid), "/etc/hosts")
-    (root / "static/etc/hosts").write_bytes(b"inside two\n")
-    second = read_file(pid, start_boot_ns(pid), "/etc/hosts")
-    assert first is not None
-    assert second is not None
-    assert first.identity != second.identity
+class Read:
+    """The hosts files of processes, and the contents that had to be read for them."""
+
+    def __init__(self, remembered: int = 64) -> None:
+        self.contents: list[bytes] = []
+        self._files = RootedFiles("/etc/hosts", self._parse, remembered)
+
+    def of(self, pid: int, later_ns: int = 0) -> bytes | None:
+        """Return what the file says to the process with this pid that began so much later than the one there is."""
+        found = self._files.find(pid, start_boot_ns(pid) + later_ns)
+        return None if found is None else found[1]
+
+    def _parse(self, content: bytes) -> bytes:
+        self.contents.append(content)
+        return content
 
 
-def test_a_pid_that_is_used_again_is_another_process(root: Path, pid: int) -> None:
+def test_a_file_is_read_once_for_all_processes_that_have_it(root: Path, pid: int) -> None:
     link("/static/etc/hosts")(root)
-    assert read_file(pid, start_boot_ns(pid), "/etc/hosts") is not None
-    assert read_file(pid, start_boot_ns(pid) + SECOND, "/etc/hosts") is None
+    read = Read()
+    with process_in(root) as second, process_in(root / "static") as by_another_root:
+        assert [read.of(one) for one in (pid, second, by_another_root)] == [INSIDE] * 3
+    assert read.contents == [INSIDE]
+
+
+def rewrite(root: Path) -> None:
+    (root / "static/etc/hosts").write_bytes(b"SECOND\n")
+
+
+def replace(root: Path) -> None:
+    (root / "new").write_bytes(b"SECOND\n")
+    (root / "new").rename(root / "static/etc/hosts")
+
+
+def link_elsewhere(root: Path) -> None:
+    (root / "elsewhere").write_bytes(b"SECOND\n")
+    (root / "etc/hosts").unlink()
+    link("/elsewhere")(root)
+
+
+@pytest.mark.parametrize("change", [rewrite, replace, link_elsewhere])
+def test_a_file_that_has_changed_is_read_again_although_it_is_as_long(
+    change: Callable[[Path], None], root: Path, pid: int
+) -> None:
+    link("/static/etc/hosts")(root)
+    read = Read()
+    assert read.of(pid) == INSIDE
+    change(root)
+    assert [read.of(pid), read.of(pid)] == [b"SECOND\n"] * 2
+    assert read.contents == [INSIDE, b"SECOND\n"]
+
+
+def test_a_mount_that_has_the_number_of_one_that_has_gone_has_its_own_files(tmp_path: Path) -> None:
+    # The kernel gives the lowest number that is free, so that of the last process is most often that of the next.
+    read, seen = Read(), set[int | None]()
+    for turn in range(100):
+        (tmp_path / "hosts").write_text(f"10.0.0.1 turn-{turn}\n")
+        with sleeping(
+            "unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/hosts /etc/hosts; exec "$@"', "sh"
+        ) as pid:
+            assert read.of(pid) == f"10.0.0.1 turn-{turn}\n".encode()
+            if (mount := root_mount(pid)) in seen:
+                return
+            seen.add(mount)
+    pytest.fail("no number came again")
+
+
+def test_a_bounded_number_of_files_is_remembered(root: Path, pid: int) -> None:
+    read = Read(remembered=2)
+    for name in ("first", "second", "third"):
+        (root / name).write_text(name)
+    for name in ("first", "second", "first", "third", "first", "second"):
+        (root / "etc/hosts").unlink(missing_ok=True)
+        link(f"/{name}")(root)
+        assert read.of(pid) == name.encode()
+    assert read.contents == [b"first", b"second", b"third", b"second"]
+
+
+def test_a_pid_that_is_used_again_is_another_process_also_where_the_file_is_known(root: Path, pid: int) -> None:
+    link("/static/etc/hosts")(root)
+    read = Read()
+    assert [read.of(pid, SECOND), read.of(pid), read.of(pid, SECOND)] == [None, INSIDE, None]
 
 
 def test_a_process_that_has_gone_has_no_files(root: Path) -> None:
+    link("/static/etc/hosts")(root)
+    files = RootedFiles("/etc/hosts", bytes)
     with process_in(root) as pid:
         start = start_boot_ns(pid)
-    assert read_file(pid, start, "/etc/hosts") is None
+        assert files.find(pid, start) is not None
+    assert files.find(pid, start) is None
 
 
 def test_descriptors_are_closed_whatever_is_found(root: Path, pid: int) -> None:
@@ -149,5 +220,6 @@ def test_descriptors_are_closed_whatever_is_found(root: Path, pid: int) -> None:
         read(pid)
         (root / "etc/hosts").unlink()
     link("/static/etc/hosts")(root)
-    read(pid)
+    once = Read()
+    assert [once.of(pid), once.of(pid)] == [INSIDE] * 2
     assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -1,9 +1,7 @@
 """Whose user database a name comes from: the one of the process, or there is none."""
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,40 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.enrich.procfs import root_mount, user_inside
-from otel_connect.enrich.rooted import Identity, RootedFile
-from otel_connect.enrich.users import Init, Owner, Sources, Users, parse_passwd
-from tests.support.rooted import process_in, start_boot_ns
+from otel_connect.enrich.rooted import Identity
+from otel_connect.enrich.users import PASSWD, SWITCH, Init, Owner, Sources, Users, parse_passwd
+from tests.support.rooted import process_in, sleeping, start_boot_ns
 
 OWN_ROOT, INIT_ROOT, OTHER_ROOT = 28, 29, 400
 AGENT, INIT, CLIENT, GONE = 100, 1, 200, 300
-PASSWD, SWITCH = "/etc/passwd", "/etc/nsswitch.conf"
 
 
-def file(inode: int, content: bytes = b"") -> RootedFile:
-    return RootedFile(Identity(1, inode, 1, len(content)), content)
+def file(inode: int) -> Identity:
+    return Identity(1, inode, 1, 0)
 
 
 class Host:
     """Files of processes, their user namespaces, and what the agent's own database says."""
 
     def __init__(self) -> None:
-        self.files = {
-            (INIT, PASSWD): file(5, b"alice:x:33:33::/:/bin/sh\n"),
-            (CLIENT, PASSWD): file(6, b"postgres:x:33:33::/:/bin/sh\nroot:x:0:0::/:\n"),
-        }
-        self.own = {PASSWD: file(7).identity, SWITCH: file(8).identity}
+        self.passwd = {INIT: (file(5), {33: "alice"}), CLIENT: (file(6), {33: "postgres", 0: "root"})}
+        self.switch: dict[int, tuple[Identity, object]] = {}
+        self.own = {PASSWD: file(7), SWITCH: file(8)}
         self.inside = {CLIENT: {33: 33}}
-        self.reads = 0
+        self.looks = 0
 
-    def read(self, pid: int, _start: int, path: str) -> RootedFile | None:
-        self.reads += 1
-        return self.files.get((pid, path))
+    def find(self, pid: int, _start: int) -> tuple[Identity, Mapping[int, str]] | None:
+        self.looks += 1
+        return self.passwd.get(pid)
 
     def users(self) -> Users:
         inside = self.inside
         sources = Sources(
             {33: "www-data", 50: "by-ldap"}.get,
-            self.read,
+            self.find,
+            lambda pid, _start: self.switch.get(pid),
             lambda pid, _start, uid: inside.get(pid, {}).get(uid),
             self.own.get,
         )
@@ -84,11 +80,13 @@ def test_the_numbers_of_a_file_are_those_inside_the_user_namespace() -> None:
 
 def test_who_shares_the_agents_file_shares_its_numbers_and_with_the_same_switch_its_database() -> None:
     host = Host()
-    host.own[PASSWD] = host.files[CLIENT, PASSWD].identity
+    host.own[PASSWD] = host.passwd[CLIENT][0]
     host.inside[CLIENT] = {1000: 33}
     assert host.name(CLIENT, OTHER_ROOT) == "postgres"
     assert host.name(CLIENT, OTHER_ROOT, 50) is None, "its nsswitch.conf may know no LDAP"
-    host.files[CLIENT, SWITCH] = file(8)
+    host.switch[CLIENT] = file(9), None
+    assert host.name(CLIENT, OTHER_ROOT, 50) is None
+    host.switch[CLIENT] = file(8), None
     assert host.name(CLIENT, OTHER_ROOT, 50) == "by-ldap"
 
 
@@ -98,9 +96,9 @@ def test_the_databases_that_stay_are_asked_once_for_a_user_and_the_others_for_ea
     for pid in range(1000):
         users.name(Owner(33, pid, 9, INIT_ROOT))
         users.name(Owner(33, pid, 9, OWN_ROOT))
-    assert host.reads == 1
+    assert host.looks == 1
     users.name(Owner(33, CLIENT, 9, OTHER_ROOT))
-    assert host.reads == 2
+    assert host.looks == 2
 
 
 @pytest.mark.parametrize("line", [b"a", b"a:x", b"a:x:y:", b":x:1:", b"a:x::", b"+nis:x:1:", b"#a:x:1:", b"a:x:-1:"])
@@ -116,15 +114,6 @@ def test_the_first_line_of_a_number_counts_and_names_are_bounded() -> None:
 @given(st.binary(max_size=400))
 def test_any_content_is_read(content: bytes) -> None:
     assert all(name for name in parse_passwd(content).values())
-
-
-@contextmanager
-def sleeping(*command: str) -> Iterator[int]:
-    with subprocess.Popen([*command, "sh", "-c", "echo; read _"], stdin=-1, stdout=-1) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child.pid
-        child.communicate(b"\n")
 
 
 def test_the_kernel_says_which_number_a_user_has_inside() -> None:
