@@ -28,14 +28,17 @@ _FILES = ("spool.db", "spool.db-wal")
 class Heir:
     """Looks through the slots of ``root`` but ``own``, and holds one at a time until it is empty.
 
-    ``open_in`` opens the exporter of a slot. Runs in a thread, in a copy of ``context``, until ``close``.
+    ``open_in`` opens the exporter of a slot; ``None`` as long as nothing may be sent. ``adapt`` has an exporter go the
+    way that it would be opened for now, and is false if nothing may be sent any more. Runs in a thread, in a copy of
+    ``context``, until ``close``.
     """
 
     def __init__(
         self,
         root: Path,
         own: Path,
-        open_in: Callable[[Path], OtlpExporter],
+        open_in: Callable[[Path], OtlpExporter | None],
+        adapt: Callable[[OtlpExporter, Path], bool],
         context: Context,
         *,
         look_every_s: float = LOOK_EVERY_S,
@@ -43,27 +46,36 @@ class Heir:
         self._root = root
         self._own = own
         self._open_in = open_in
+        self._adapt = adapt
         self._look_every_s = look_every_s
-        self._stop = threading.Event()
+        self._closed = False
+        self._woken = threading.Event()
         self._found_empty: dict[Path, _Stamp] = {}
         self._pauses: dict[Path, int] = {}  # in looks, longer than 1 for a slot in trouble
         self._thread = threading.Thread(target=context.copy().run, args=(self._run,), name="export-heir", daemon=True)
         self._thread.start()
 
+    def look_again(self) -> None:
+        """Adapt what it holds, and look through all slots now: there is another way to send."""
+        self._woken.set()
+
     def close(self, timeout_s: float) -> None:
         """Let go of what it holds; what is left there waits for the next."""
-        self._stop.set()
+        self._closed = True
+        self._woken.set()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         for look in count():
             for slot in slots(self._root):
-                if self._stop.is_set():
+                if self._closed:
                     return
                 pause = self._pauses.get(slot, 1)
                 if slot != self._own and look % pause == 0 and _stamp(slot) not in {(), self._found_empty.get(slot)}:
                     self._pauses[slot] = 1 if self._serve(slot) else min(2 * pause, _MOST_LOOKS)
-            if self._stop.wait(self._look_every_s):
+            if self._told_to_adapt(self._look_every_s):
+                self._pauses.clear()
+            if self._closed:
                 return
 
     def _serve(self, slot: Path) -> bool:
@@ -76,16 +88,25 @@ class Heir:
             if self._pauses.get(slot, 1) == 1:
                 _log.warning("%s: what another process has left there cannot be sent now: %s", slot, error)
             return False
+        if exporter is None:
+            return True
         while True:
             # Asked first: an account is empty, too, while the disk cannot be read, and it may work again at any moment.
             trouble = exporter.spool_state().degraded
             empty = _is_empty(exporter)
-            if empty or self._stop.wait(_ASK_EVERY_S):
+            if empty or (self._told_to_adapt(_ASK_EVERY_S) and not self._adapt(exporter, slot)) or self._closed:
                 break
         exporter.close(0.0)
         if empty and trouble is None:
             self._found_empty[slot] = _stamp(slot)
         return trouble is None
+
+    def _told_to_adapt(self, timeout_s: float) -> bool:
+        """Wait so long at the most, to be told to adapt or to end."""
+        if self._woken.wait(timeout_s):
+            self._woken.clear()
+            return not self._closed
+        return False
 
 
 def _is_empty(exporter: OtlpExporter) -> bool:

@@ -33,6 +33,7 @@ class _Way:
     """What the variables of the process and the parameters of its exporters describe; said as far as it is new."""
 
     def __init__(self) -> None:
+        self.context = quiet_context()
         self._said: set[str] = set()
         self.look()
 
@@ -46,11 +47,23 @@ class _Way:
                 self._said.add(line)
                 say(line)
 
-    def export(self, directory: Path | None) -> ExportConfig:
-        """Give the configuration of an exporter with its spool in a directory."""
+    def open_in(self, directory: Path | None, *, own: bool = False) -> OtlpExporter:
+        """Open an exporter with its spool in a directory."""
+        return OtlpExporter(self._export(directory), opener=self._open, context=self.context, silent=own)
+
+    def inherit_in(self, directory: Path) -> OtlpExporter | None:
+        """Open an exporter for what another process left; ``None`` as long as nothing may be sent."""
+        return None if self.settings.withheld else self.open_in(directory)
+
+    def redirect(self, exporter: OtlpExporter, directory: Path | None) -> bool:
+        """Have an exporter go the way that was read last; false if nothing may be sent."""
+        exporter.reconfigure(self._export(directory))
+        return not self.settings.withheld
+
+    def _export(self, directory: Path | None) -> ExportConfig:
         return self.settings.export.model_copy(update={"spool_directory": str(directory or "")})
 
-    def open(self, endpoint: Endpoint) -> Transport:
+    def _open(self, endpoint: Endpoint) -> Transport:
         """Open a transport to an endpoint, or what keeps everything where it is as long as nothing may be sent."""
         if self.settings.withheld:
             return Withheld(self.settings.withheld[0])
@@ -66,32 +79,29 @@ def open_station() -> Station:
     way = _Way()
     hush_clients()
 
-    context = quiet_context()
-
-    def open_in(directory: Path | None, *, own: bool = False) -> OtlpExporter:
-        return OtlpExporter(way.export(directory), opener=way.open, context=context, silent=own)
-
-    def adapt(exporter: OtlpExporter, directory: Path | None) -> None:
+    def adapt(exporter: OtlpExporter, directory: Path | None, heir: Heir | None) -> None:
         if PARAMETERS.given:
             way.look()
-            exporter.reconfigure(way.export(directory))
+            way.redirect(exporter, directory)
+            if heir is not None:
+                heir.look_again()
 
     def in_memory(why: str, *, durable: bool = True) -> Station:
         say(f"{why}; what waits for the backend waits in memory only")
-        exporter = open_in(None, own=True)
-        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None), durable)
+        exporter = way.open_in(None, own=True)
+        return Station(exporter, None, partial(tell, exporter, ""), partial(adapt, exporter, None, None), durable)
 
     if not GATE.safe:
         return in_memory("this process was forked while SQLite was in use", durable=False)
     root = _root()
     if problem := refused(os.environ):
         say(f"{problem}; {root or 'memory'} is used")
-    found = None if root is None else take_slot(root, lambda slot: (slot, open_in(slot, own=True)))
+    found = None if root is None else take_slot(root, lambda slot: (slot, way.open_in(slot, own=True)))
     if root is None or found is None:
         return in_memory(f"{root or VARIABLE}: no slot can be taken")
     slot, exporter = found
-    heir = None if way.settings.withheld else Heir(root, slot, open_in, context)
-    return Station(exporter, heir, partial(tell, exporter, str(slot)), partial(adapt, exporter, slot))
+    heir = Heir(root, slot, way.inherit_in, way.redirect, way.context)
+    return Station(exporter, heir, partial(tell, exporter, str(slot)), partial(adapt, exporter, slot, heir))
 
 
 def _root() -> Path | None:

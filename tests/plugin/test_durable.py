@@ -208,7 +208,7 @@ def open_in(slot):
         time.sleep(0.2)  # a large spool takes longer
     return exporter
 
-delivery = Delivery(lambda: Station(open_in(root / "0"), Heir(root, root / "0", open_in, Context())))
+delivery = Delivery(lambda: Station(open_in(root / "0"), Heir(root, root / "0", open_in, lambda *_: True, Context())))
 os.register_at_fork(
     before=GATE.before_fork,
     after_in_parent=GATE.after_fork_in_parent,

@@ -1,11 +1,18 @@
 """Exporters with parameters in real processes: from a configuration file of the SDK, and in code."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
 
 from otel_connect.model import Signal
+from tests.support.collector import await_until
 from tests.support.instrumented import INSTRUMENT
 from tests.support.receiver import HttpReceiver
 
@@ -32,9 +39,14 @@ resource:
 ONE_SPAN = "from opentelemetry import trace; trace.get_tracer('shop').start_span('order').end()"
 
 
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+
+
 def run(command: list[str | Path], variables: dict[str, str]) -> str:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=clean_environment() | variables, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -82,6 +94,108 @@ provider.add_span_processor(SimpleSpanProcessor(DurableSpanExporter()))
 provider.get_tracer("shop").start_span("left").end()
 provider.shutdown()
 """
+
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from otel_connect.plugin.exporters import DurableLogExporter, DurableSpanExporter
+
+kinds = {"logs": DurableLogExporter, "traces": DurableSpanExporter}
+exporters = []
+for line in sys.stdin:
+    signal, parameters = json.loads(line)
+    exporters.append(kinds[signal](**parameters))
+    print("made", flush=True)
+for exporter in exporters:
+    exporter.shutdown(0)
+"""
+
+
+class Making:
+    """A process that makes exporters one after the other, and finds what another process ``left`` in slot 1."""
+
+    def __init__(self, left: Path, root: Path, variables: dict[str, str]) -> None:
+        shutil.copytree(left, root / "1")
+        self._lock = root / "1" / "spool.lock"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", ONE_AFTER_THE_OTHER],
+            env=clean_environment() | {"OTEL_CONNECT_SPOOL_DIRECTORY": str(root)} | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def make(self, signal: Signal, **parameters: object) -> None:
+        """Have it make another exporter."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([signal, parameters]) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "made\n"
+
+    def holds_the_other_slot(self) -> bool:
+        """Whether what is left there is about to be sent."""
+        opened = Path(f"/proc/{self._process.pid}/fd")
+        return self._lock in {one.readlink() for one in opened.iterdir() if one.is_symlink()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=30)
+        assert self._process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("spool")
+    spool = {"OTEL_CONNECT_SPOOL_DIRECTORY": str(root)}
+    run([sys.executable, "-c", LEAVE_ONE], spool | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+    return root / "0"
+
+
+OF_TRACES = "OTEL_EXPORTER_OTLP_TRACES_"
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({f"{OF_TRACES}ENDPOINT": "https://127.0.0.1:1", f"{OF_TRACES}CERTIFICATE": "/nowhere.pem"}, (Signal.LOGS, {})),
+        ({}, (Signal.TRACES, {"endpoint": "collector:4318"})),
+        ({}, (Signal.TRACES, {"headers": "s3cret"})),
+    ],
+    ids=["variables", "endpoint", "headers"],
+)
+def test_what_others_left_is_sent_once_the_parameters_say_where_to(
+    variables: dict[str, str], first: tuple[Signal, dict[str, object]], left: Path, tmp_path: Path
+) -> None:
+    with HttpReceiver() as receiver, Making(left, tmp_path / "spool", variables) as process:
+        process.make(first[0], **{"endpoint": receiver.endpoint} | first[1])
+        assert not process.holds_the_other_slot()
+        process.make(Signal.TRACES, endpoint=f"{receiver.endpoint}/v1/traces")
+        await_until(lambda: any(b"left" in request.body for request in receiver.requests))
+
+
+@pytest.mark.parametrize(
+    "first", [(Signal.LOGS, {}), (Signal.TRACES, {"endpoint": "http://127.0.0.1:1"})], ids=["other signal", "backend"]
+)
+def test_what_others_left_goes_the_way_of_the_exporter_that_was_made_last(
+    first: tuple[Signal, dict[str, object]], left: Path, tmp_path: Path
+) -> None:
+    with HttpReceiver() as receiver, Making(left, tmp_path / "spool", {}) as process:
+        process.make(first[0], **{"endpoint": receiver.endpoint} | first[1])
+        await_until(process.holds_the_other_slot)
+        process.make(Signal.TRACES, endpoint=f"{receiver.endpoint}/v1/traces")
+        await_until(lambda: any(b"left" in request.body for request in receiver.requests))
+
+
+def test_what_others_left_is_let_go_when_nothing_may_be_sent_any_more(left: Path, tmp_path: Path) -> None:
+    with Making(left, tmp_path / "spool", {}) as process:
+        process.make(Signal.TRACES, endpoint="http://127.0.0.1:1")
+        await_until(process.holds_the_other_slot)
+        process.make(Signal.LOGS, endpoint="collector:4318")
+        await_until(lambda: not process.holds_the_other_slot())
 
 
 def test_what_an_earlier_process_left_goes_nowhere_before_it_is_known_where(tmp_path: Path) -> None:

@@ -48,7 +48,12 @@ def leave(slot: Path) -> Path:
 
 
 def inherit(root: Path, openings: Callable[[Path], OtlpExporter]) -> Heir:
-    return Heir(root, root / "0", openings, Context(), look_every_s=LOOK_EVERY_S)
+    return Heir(root, root / "0", openings, goes_on, Context(), look_every_s=LOOK_EVERY_S)
+
+
+def goes_on(_exporter: OtlpExporter, _slot: Path) -> bool:
+    """Adapt nothing: there is one way to send."""
+    return True
 
 
 def has_nothing(slot: Path) -> bool:
@@ -100,7 +105,7 @@ def test_a_slot_that_stays_in_trouble_is_tried_less_and_less_often(tmp_path: Pat
         opened[slot.name] += 1
         raise SpoolInUseError(["held"]) if slot.name == "2" else A_THREAD_CANNOT_BE_STARTED
 
-    heir = Heir(tmp_path, tmp_path / "0", open_in, Context(), look_every_s=0.0)
+    heir = Heir(tmp_path, tmp_path / "0", open_in, goes_on, Context(), look_every_s=0.0)
     await_until(lambda: opened["2"] >= looks)
     heir.close(30)
     assert 2 < opened["1"] <= 8 + opened["2"] // 64
