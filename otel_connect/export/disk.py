@@ -8,6 +8,7 @@ The lock is ours, on the bytes that SQLite would lock. SQLite's own is kept in a
 made by fork inherits: it would find the database of its dead parent locked for ever, by itself.
 """
 
+import errno
 import os
 import sqlite3
 import time
@@ -42,6 +43,7 @@ _PRAGMAS = (
 )
 _APPLICATION = 0x4F54_4353  # "OTCS"
 _LOCK_BYTES = 0x4000_0000, 512
+_NO_SUCH_LOCKS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 _LONGEST_END_S = 1.0  # a process that ends lets its locks go one after the other
 _SHRINK_PAGES = (16 << 20) // PAGE
 _DELETE = "DELETE FROM batches WHERE key = ?"
@@ -304,6 +306,9 @@ def _take_lock(path: Path) -> OwnDescriptor:
                     raise StoreError(f"{path}: database is locked") from error
                 time.sleep(0.01)
     except OSError as error:
+        if error.errno in _NO_SUCH_LOCKS:
+            missing = "the kernel, the sandbox or the file system has no open file description locks"
+            raise StoreError(f"{path}: cannot be locked ({error.strerror}): {missing}") from error
         raise StoreError(f"{path}: cannot be used ({error.strerror})") from error
 
 

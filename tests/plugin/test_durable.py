@@ -1,5 +1,6 @@
 """What was exported arrives, whatever happens to the application, its children or the backend."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from otel_connect.errors import SpoolInUseError
 from otel_connect.export.recovery import open_disk
 from otel_connect.plugin.slots import slots
 from tests.plugin.test_application import KINDS, PROTOCOLS, variables
+from tests.support import refused_call
 from tests.support.collector import await_until, free_ports
 from tests.support.instrumented import Application, Arrived
 from tests.support.receiver import HttpReceiver, Receiver, Reply
@@ -139,6 +141,55 @@ def test_what_cannot_be_sent_as_asked_waits_until_it_can(name: str, value: str, 
             mended.tell("order late 1")
             await_until(lambda: len(Arrived(receiver).logs) >= 2)
         assert Arrived(receiver).bodies == ["ordered early", "ordered late"]
+
+
+F_OFD_SETLK = 37
+EXPORT = """
+import sys
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from otel_connect.plugin.exporters import DurableSpanExporter
+
+exporter, provider = DurableSpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+provider.get_tracer("shop").start_span(sys.argv[1]).end()
+arrived = exporter.force_flush(1000)
+exporter.shutdown(0)
+print(arrived)
+"""
+
+
+def export(root: Path, endpoint: str, name: str, *before: str) -> tuple[bool, list[str]]:
+    """Export a span in a process of its own; returns whether it arrived, and what was said."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    ours = {"OTEL_CONNECT_SPOOL_DIRECTORY": str(root), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    command = [*before, sys.executable, "-c", EXPORT, name]
+    done = subprocess.run(command, env=clean | ours, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout == "True\n", done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS", "ENOLCK"])
+def test_where_the_kernel_has_no_such_locks_it_exports_from_memory_and_says_so(error: str, tmp_path: Path) -> None:
+    without_locks = [sys.executable, refused_call.__file__, f"fcntl:{F_OFD_SETLK}", error]
+    [port] = free_ports(1)
+    away = f"http://127.0.0.1:{port}"
+    assert export(tmp_path, away, "before")[0] is False
+    with HttpReceiver() as receiver:
+        arrived, said = export(tmp_path, receiver.endpoint, "alone", *without_locks)
+    assert arrived
+    assert [request.body.count(b"before") + request.body.count(b"alone") for request in receiver.requests] == [1]
+    [line] = said
+    assert f"{tmp_path}/0/spool.db: cannot be locked ({os.strerror(getattr(errno, error))})" in line
+    assert "waits in memory" in line
+    arrived, said = export(tmp_path, away, "lost", *without_locks)
+    assert not arrived
+    [line] = [line for line in said if "not delivered" in line]
+    assert "1 dropped" in line
+    assert "waits in" not in line
+    with HttpReceiver(port=port) as receiver:
+        assert export(tmp_path, away, "after")[0]
+        assert b"before" in b"".join(request.body for request in receiver.requests)
 
 
 def test_without_a_disk_it_still_exports(tmp_path: Path) -> None:
