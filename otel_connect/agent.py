@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _STALE_EVERY_S = 60.0
 _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
+_EARLY_SHARE = 0.1  # of the time, for taking tallies before the second is over: the loop waits for the kernel meanwhile
 _SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
 _ENRICHER_ENDS_S = 1.0  # a kubelet is on this host: it answers in milliseconds, or not at all
 
@@ -142,7 +143,7 @@ class Agent:
         self._shown = self._unwritten = 0
         self._undecodable = 0
         self._unnamed = 0
-        self._next_stale = self._next_tallies = 0.0
+        self._next_stale = self._next_tallies = self._earliest_tallies = 0.0
 
     def run(self, stop: StopSignal, duration_s: float | None = None, companion: Companion | None = None) -> Balance:
         """Run until ``stop`` says so or the time is over; returns the final balance."""
@@ -228,9 +229,10 @@ class Agent:
     def _step(self, now: float) -> bool:
         """Do one round; True when the ring holds more."""
         behind = self._drain()
-        if now >= self._next_tallies or self._enricher.crowded:
+        if now >= self._next_tallies or (now >= self._earliest_tallies and self._enricher.crowded):
             self._next_tallies = now + _TALLIES_EVERY_S
             self._count()
+            self._earliest_tallies = now + (self._monotonic_ns() / 1e9 - now) / _EARLY_SHARE
         if now >= self._next_stale:
             self._next_stale = now + _STALE_EVERY_S
             self._hand_over(self._source.take_stale(self._monotonic_ns()))

@@ -147,6 +147,22 @@ class Rounds:
         return self._left < 0
 
 
+class Passing(Rounds):
+    """Lets so much time pass with each round, on a clock of its own."""
+
+    def __init__(self, rounds: int, each_s: float) -> None:
+        super().__init__(rounds)
+        self._each_s = each_s
+        self.now_s = 100.0
+
+    def wait(self, timeout: float) -> bool:
+        self.now_s += self._each_s
+        return super().wait(timeout)
+
+    def monotonic_ns(self) -> int:
+        return int(self.now_s * 1e9)
+
+
 def run(source: FakeSource, *, rounds: int = 1, executable: str | None = "/usr/bin/curl") -> Collected:
     output = Collected()
     enricher = make_enricher(lambda _pid, _start: executable, lambda _uid: "alice")
@@ -383,9 +399,37 @@ def test_a_flood_of_processes_is_counted_before_the_first_are_forgotten() -> Non
 
     output = Collected()
     enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None, remembered=32)
-    Agent(Flooded(), enricher, output, 0.0).run(Rounds(10))
+    rounds = Passing(10, 0.05)
+    Agent(Flooded(), enricher, output, 0.0, monotonic_ns=rounds.monotonic_ns).run(rounds)
     names = Counter(one.named and one.named.process.executable_name for one in output.tallied)
     assert names == {"a-longer-name": 60}
+
+
+@pytest.mark.parametrize(("took_s", "turns"), [(0.0, 100), (0.015, 34), (0.15, 6)])
+def test_a_flood_of_processes_costs_the_loop_a_tenth_of_its_time_whatever_is_remembered(
+    took_s: float, turns: int
+) -> None:
+    rounds = Passing(100, 0.05)
+    pids = iter(range(1, 1 << 20))
+
+    class Flooded(FakeSource):
+        """Tells of more processes in each reading than are remembered; to take tallies takes its time."""
+
+        turns = 0
+
+        def drain(self) -> Drained:
+            told = [Told(next(pids), 7, 3, About.EXECUTABLE, ("short",), True, None) for _ in range(20)]
+            return Drained([], 0, more=False, told=told if self.attached else [])
+
+        def take_tallies(self) -> list[Tally]:
+            self.turns += self.attached
+            rounds.now_s += took_s
+            return []
+
+    source = Flooded()
+    enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None, remembered=16)
+    Agent(source, enricher, Collected(), 0.0, monotonic_ns=rounds.monotonic_ns).run(rounds)
+    assert source.turns == turns
 
 
 def test_calls_that_found_no_room_are_probes_that_missed_something() -> None:
@@ -395,7 +439,7 @@ def test_calls_that_found_no_room_are_probes_that_missed_something() -> None:
 
 
 def test_tallies_are_taken_every_second_and_what_is_stale_every_minute() -> None:
-    now_s = [100.0]
+    rounds = Passing(4 * 130, 0.25)
 
     class Asked(FakeSource):
         """Counts how often it is asked."""
@@ -407,18 +451,11 @@ def test_tallies_are_taken_every_second_and_what_is_stale_every_minute() -> None
             return []
 
         def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:
-            assert now_monotonic_ns == int(now_s[0] * 1e9)
+            assert now_monotonic_ns == rounds.monotonic_ns()
             self.stale_taken += 1
             return []
 
-    class Passing(Rounds):
-        """Lets a quarter of a second pass with each round."""
-
-        def wait(self, timeout: float) -> bool:
-            now_s[0] += 0.25
-            return super().wait(timeout)
-
     source = Asked()
     enricher = make_enricher(lambda _pid, _start: None, lambda _uid: None)
-    Agent(source, enricher, Collected(), 0.0, monotonic_ns=lambda: int(now_s[0] * 1e9)).run(Passing(4 * 130))
+    Agent(source, enricher, Collected(), 0.0, monotonic_ns=rounds.monotonic_ns).run(rounds)
     assert (source.tallies_taken, source.stale_taken) == (130 + 1, 2)  # and once at the end
