@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from otel_connect.model import Signal
 from tests.support.collector import await_until
 from tests.support.instrumented import INSTRUMENT
+from tests.support.ordered import Ordered
 from tests.support.receiver import HttpReceiver
 
 CONFIGURED = """
@@ -104,47 +103,29 @@ exporters = []
 for line in sys.stdin:
     signal, parameters = json.loads(line)
     exporters.append(kinds[signal](**parameters))
-    print("made", flush=True)
+    print("done", flush=True)
 for exporter in exporters:
     exporter.shutdown(0)
 """
 
 
-class Making:
+class Making(Ordered):
     """A process that makes exporters one after the other, and finds what another process ``left`` in slot 1."""
 
     def __init__(self, left: Path, root: Path, variables: dict[str, str]) -> None:
         shutil.copytree(left, root / "1")
         self._lock = root / "1" / "spool.lock"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", ONE_AFTER_THE_OTHER],
-            env=clean_environment() | {"OTEL_CONNECT_SPOOL_DIRECTORY": str(root)} | variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        spool = {"OTEL_CONNECT_SPOOL_DIRECTORY": str(root)}
+        super().__init__([sys.executable, "-c", ONE_AFTER_THE_OTHER], clean_environment() | spool | variables)
 
     def make(self, signal: Signal, **parameters: object) -> None:
         """Have it make another exporter."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([signal, parameters]) + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "made\n"
+        self.order(json.dumps([signal, parameters]))
 
     def holds_the_other_slot(self) -> bool:
         """Whether what is left there is about to be sent."""
-        opened = Path(f"/proc/{self._process.pid}/fd")
+        opened = Path(f"/proc/{self.pid}/fd")
         return self._lock in {one.readlink() for one in opened.iterdir() if one.is_symlink()}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=30)
-        assert self._process.returncode == 0
 
 
 @pytest.fixture(scope="module")

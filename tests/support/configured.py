@@ -34,6 +34,7 @@ from tests.support.cgroups import cgroup
 from tests.support.collector import await_until
 from tests.support.kubelet import ID, UID, Kubelet, serving
 from tests.support.network import NetworkNamespace, closed_port
+from tests.support.ordered import Ordered
 from tests.support.otlp_json import Fields, data_points, log_records, spans
 from tests.support.publisher import Publisher
 from tests.support.receiver import (
@@ -73,41 +74,23 @@ for line in sys.stdin:
 """
 
 
-class Client:
+class Client(Ordered):
     """A program that connects when it is told to; its file can be renamed while it runs."""
 
     def __init__(self, folder: Path, name: str, namespace: NetworkNamespace) -> None:
         self.path = folder / name
         shutil.copy(os.path.realpath("/usr/bin/python3"), self.path)
-        self._process = subprocess.Popen(
-            [*namespace.command([str(self.path)]), "-ISc", _CLIENT, "--password", "hunter2"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.pid = self._process.pid
+        super().__init__([*namespace.command([str(self.path)]), "-ISc", _CLIENT, "--password", "hunter2"])
 
     def connect(self, address: str, port: int, many: int = 1, pause_s: float = 0.0) -> None:
         """Connect so often, and wait until it has."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{address} {port} {many} {pause_s}\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n"
+        self.order(f"{address} {port} {many} {pause_s}")
 
     def rename(self) -> None:
         """Move the file that it runs: only who was told before knows how it was called."""
         renamed = self.path.with_name(f"{self.path.name}-")
         self.path.rename(renamed)
         self.path = renamed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=10)
 
 
 class Ports(NamedTuple):

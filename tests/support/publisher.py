@@ -9,17 +9,14 @@ import mmap
 import os
 import socket
 import struct
-import subprocess
 import sys
 import time
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.support.ordered import Ordered
+
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _SIZE = 2 * mmap.PAGESIZE
 _BEHIND = 256  # where the message lies behind the header
@@ -72,39 +69,11 @@ class Publication:
         self._mapping.close()
 
 
-class Publisher:
+class Publisher(Ordered):
     """Such a process, started from a test; ``command`` may go before it, ``environment`` is added to its own."""
 
     def __init__(self, *command: str, environment: dict[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=PROJECT,
-            env=os.environ | (environment or {}),
-        )
-
-    @property
-    def pid(self) -> int:
-        """Its pid."""
-        return self._process.pid
-
-    def order(self, order: str) -> None:
-        """Give an order, and wait until it is carried out."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=10)
+        super().__init__([*command, sys.executable, "-m", __name__], os.environ | (environment or {}))
 
 
 def _varint(number: int) -> bytes:
