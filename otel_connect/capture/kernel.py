@@ -222,7 +222,7 @@ class KernelCapture:
             event = decode_event(record, clock, ending)
             began = event.start_unix_ns - clock.monotonic_ns
             if began_before is not None and (began >= began_before or event.flags & EventFlag.DEFERRED):
-                continue  # a deferred one waits for its program: no end is overdue
+                continue  # of a deferred one nothing says whether its SYN has left: it may wait for its program
             if event.flags & EventFlag.CLOSED_IN_CALL:  # over, but its connect() was not seen to return
                 event = event._replace(ending=Ending.EXPIRED)
             if self._in_progress.delete(key):

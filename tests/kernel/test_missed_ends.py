@@ -13,18 +13,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from otel_connect.capture.child import END_PROGRAMS, STATE_HOOK, Loaded
 from otel_connect.capture.kernel import KernelCapture
+from otel_connect.capture.layout import ATTEMPT, ClockOffsets, decode_event
 from otel_connect.capture.loader import load_probes
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
 from otel_connect.encode.attributes import DURATION, RETRANSMITS, attempt_attributes
-from otel_connect.model import ConnectEvent, Ending, Hook, Outcome, Verdict, Withheld
+from otel_connect.model import ConnectEvent, Ending, EventFlag, Hook, Outcome, Verdict, Withheld
 from tests.support.bench import Bench, Family, Target
 from tests.support.collector import await_until
 from tests.support.events import make_attempt
@@ -36,7 +37,9 @@ pytestmark = pytest.mark.captures
 NOBODY = 0  # no process has this pid: nothing is left out
 FINAL = Hook.ENTER | Hook.SYN_SENT | Hook.EXIT
 TCP_USER_TIMEOUT = 18
-SYN_SENT = 2
+TCP_FASTOPEN_CONNECT = 30
+CLIENT_WITHOUT_COOKIE = 1 | 4  # of net.ipv4.tcp_fastopen: TFO_CLIENT_ENABLE, TFO_CLIENT_NO_COOKIE
+ESTABLISHED, SYN_SENT = 1, 2
 
 # Connects a hundred times for each line, and keeps the sockets for the next one: they take the memory of others.
 CONNECT_WHEN_TOLD = """
@@ -66,7 +69,11 @@ def capturing(own_pid: int = NOBODY, **changes: int) -> Iterator[KernelCapture]:
 def ended(capture: KernelCapture) -> list[ConnectEvent]:
     taken = capture.drain()
     assert not taken.more
-    return [event for event in taken.events if event.pid == os.getpid()]
+    return ours(taken.events)
+
+
+def ours(events: Iterable[ConnectEvent]) -> list[ConnectEvent]:
+    return [event for event in events if event.pid == os.getpid()]
 
 
 def connect(bench: Bench, target: Target, timeout_ms: int = 0) -> int:
@@ -117,6 +124,34 @@ def test_what_is_no_end_leaves_the_attempt_in_progress() -> None:
             assert connect(bench, bench.listener(Family.IPV4)) == 0  # its end was missed: nothing says which it was
             assert ended(capture) == []
             assert sum(event.pid == os.getpid() for event in capture.take_in_progress()) == 3
+
+
+def test_nothing_says_of_a_deferred_attempt_that_its_syn_has_left() -> None:
+    """So none is ever overdue, before its SYN or after; it is in progress until the agent ends."""
+    with Bench() as bench, capturing() as capture:
+        bench.namespace.sysctl("net.ipv4.tcp_fastopen", CLIENT_WITHOUT_COOKIE)
+        target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT))
+        with bench.namespace.inside(socket.socket) as client:
+            client.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            assert client.connect_ex((target.address, target.port)) == 0
+            waiting = recorded(capture)
+            assert bench.peer.syn_count(target.port) == 0
+            client.send(b"x")
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
+            assert bench.peer.syn_count(target.port) == 1
+            assert len(waiting) == 1
+            assert recorded(capture) == waiting
+        assert recorded(capture) == waiting  # the socket is gone by now
+        assert ours(capture.take_stale(time.monotonic_ns() + 86_400_000_000_000)) == []
+        (event,) = ours(capture.take_in_progress())
+    assert event.flags & EventFlag.DEFERRED
+    assert (event.ending, decide(event)) == (Ending.PENDING, Verdict(Outcome.PENDING, None))
+
+
+def recorded(capture: KernelCapture) -> list[bytes]:
+    """Return what the kernel side has of this process's attempts in progress."""
+    records = [record for _, value in capture._in_progress.items() for (record,) in ATTEMPT.iter_unpack(value)]
+    return [record for record in records if decode_event(record, ClockOffsets(0, 0)).pid == os.getpid()]
 
 
 def interrupt_connect(client: socket.socket, target: Target) -> None:
