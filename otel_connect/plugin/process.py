@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from otel_connect.config import ExportConfig, Protocol
+from otel_connect.errors import OtelConnectError
 from otel_connect.export.answer import Action, Answer
 from otel_connect.export.endpoint import Endpoint
 from otel_connect.export.exporter import OtlpExporter
@@ -43,9 +44,7 @@ class _Way:
         lines = [f"{problem}; the default is used" for problem in self.settings.left_out]
         lines += [f"{problem}; until that is mended, nothing is sent" for problem in self.settings.withheld]
         for line in lines:
-            if line not in self._said:
-                self._said.add(line)
-                say(line)
+            self._say_once(line)
 
     def open_in(self, directory: Path | None, *, own: bool = False) -> OtlpExporter:
         """Open an exporter with its spool in a directory."""
@@ -56,9 +55,18 @@ class _Way:
         return None if self.settings.withheld else self.open_in(directory)
 
     def redirect(self, exporter: OtlpExporter, directory: Path | None) -> bool:
-        """Have an exporter go the way that was read last; false if nothing may be sent."""
-        exporter.reconfigure(self._export(directory))
+        """Have an exporter go the way that was read last; false if nothing may be sent, or it cannot be opened."""
+        try:
+            exporter.reconfigure(self._export(directory))
+        except (OtelConnectError, OSError, RuntimeError) as error:
+            self._say_once(f"{error}; until that is fixed, the parameters of the last exporter are not used")
+            return False
         return not self.settings.withheld
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
 
     def _export(self, directory: Path | None) -> ExportConfig:
         return self.settings.export.model_copy(update={"spool_directory": str(directory or "")})

@@ -13,7 +13,7 @@ from otel_connect.model import Signal
 from tests.support.collector import await_until
 from tests.support.instrumented import INSTRUMENT
 from tests.support.ordered import Ordered
-from tests.support.receiver import HttpReceiver
+from tests.support.receiver import HttpReceiver, make_certificates
 
 CONFIGURED = """
 file_format: "1.0"
@@ -177,6 +177,31 @@ def test_what_others_left_is_let_go_when_nothing_may_be_sent_any_more(left: Path
         await_until(process.holds_the_other_slot)
         process.make(Signal.LOGS, endpoint="collector:4318")
         await_until(lambda: not process.holds_the_other_slot())
+
+
+SECOND_WITHOUT_AUTHORITIES = """
+import sys
+from otel_connect.plugin.exporters import DurableLogExporter, DurableSpanExporter
+
+logs = DurableLogExporter(endpoint=sys.argv[1] + "/v1/logs")
+files = {"client_certificate_file": sys.argv[2], "client_key_file": sys.argv[3]}
+traces = DurableSpanExporter(endpoint="https://127.0.0.1:1/v1/traces", **files)
+for exporter in (logs, traces):
+    exporter.shutdown(0)
+print("goes on")
+"""
+
+
+def test_an_exporter_whose_way_cannot_be_opened_is_said_and_raises_nothing(tmp_path: Path) -> None:
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_text("no certificate")
+    variables = {"REQUESTS_CA_BUNDLE": str(bundle), "OTEL_CONNECT_SPOOL_DIRECTORY": str(tmp_path / "spool")}
+    made = make_certificates(tmp_path)
+    files = made.client, made.client_key
+    said = run([sys.executable, "-c", SECOND_WITHOUT_AUTHORITIES, "http://127.0.0.1:1", *files], variables)
+    [line] = [line for line in said.splitlines() if "the parameters of the last exporter are not used" in line]
+    assert "certificates: cannot be read" in line
+    assert "Traceback" not in said
 
 
 def test_what_an_earlier_process_left_goes_nowhere_before_it_is_known_where(tmp_path: Path) -> None:
