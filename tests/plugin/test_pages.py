@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tomllib
 import venv
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.collector import Collector
 from tests.support.network import NetworkNamespace
@@ -57,13 +60,40 @@ def collector(network: NetworkNamespace, tmp_path_factory: pytest.TempPathFactor
         collector.kill()
 
 
+def asked_for(text: str) -> list[str]:
+    """Name the packages that the lines for pip name beside the checkout."""
+    lines = re.findall(r"pip install (.*?)(?:  +#|`|$)", text, re.MULTILINE)
+    return [word for line in lines for word in line.split() if word != "." and not word.startswith("-")]
+
+
+def installed_with(*names: str) -> Iterator[Distribution]:
+    """Give what pip installs for these, found where it is installed already."""
+    waiting, found = [*names], set[str]()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        yield (one := distribution(name))
+        waiting += one.requires or ()
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an environment to install into, in which all else is there already: no index is asked."""
+    """Make an environment with what the lines of both pages install, and nothing else: no index is asked."""
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, with_pip=True)
     (library,) = place.glob("lib/python*/site-packages")
-    (library / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert asked_for(README) == asked_for(blocks(PAGE, "console")[0])
+    for one in installed_with(
+        *asked_for(PAGE), *project["project"]["dependencies"], *project["build-system"]["requires"]
+    ):
+        for file in one.files or ():
+            if ".." not in file.parts and not (library / file).exists():
+                (library / file).parent.mkdir(parents=True, exist_ok=True)
+                (library / file).symlink_to(file.locate())
     return place / "bin"
 
 
