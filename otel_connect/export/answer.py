@@ -28,6 +28,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from otel_connect.model import Signal
 
 LONGEST_RETRY_AFTER_S = 300.0
+LONGEST_ANSWER = 4 << 20
+"""Bytes of an answer that are read, after decompression."""
 _MESSAGE_LENGTH = 300
 
 
@@ -53,6 +55,8 @@ class Answer(NamedTuple):
     """One line for people: printable, at most some hundred characters; empty when all is well."""
     of_server: bool = False
     """Whether it concerns the server as a whole, and so every signal that is sent there."""
+    trouble: str = ""
+    """Of answers with different messages, the same if the trouble is; empty where the message says it all."""
 
 
 def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: bytes | None, now: float) -> Answer:
@@ -121,7 +125,8 @@ _NO_CONTENT = 204
 _HTTP_RETRY = {429, 502, 503, 504}
 # 407 is the 401 of a proxy.
 _WHO_ARE_YOU = {401, 407}
-_HTTP_UNHEALTHY = {401, 403, 404, 407}
+# The last two are of a web server that is no OTLP receiver: it takes no POST.
+_HTTP_UNHEALTHY = {401, 403, 404, 407, 405, 501}
 
 # What the collector answers with 400, though it means 413: the words of Go's http.MaxBytesReader.
 _TOO_LARGE = "http: request body too large"
@@ -170,7 +175,7 @@ def _success(signal: Signal, body: bytes | None, content_type: str) -> Answer:
         kind = printable(content_type) or "no content type"
         return Answer(
             Action.RETRY_UNHEALTHY,
-            message=f"success with an unreadable body ({kind}); is this an OTLP endpoint?",
+            message=f"success with an unreadable body ({kind})",
         )
     if _parse(failure, body, content_type.lower()) and failure.code in _FAILURES:
         said = printable(failure.message) or "no reason given"

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+import otel_connect
 from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
 from otel_connect.errors import ConfigError
 from otel_connect.model import Signal
+
+USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
 
 _DEFAULT_URL = {Protocol.HTTP_PROTOBUF: "http://localhost:4318", Protocol.GRPC: "http://localhost:4317"}
 _HTTP_PATH = {Signal.LOGS: "/v1/logs", Signal.METRICS: "/v1/metrics", Signal.TRACES: "/v1/traces"}

@@ -5,12 +5,16 @@ byte, so an answer that trickles in holds the caller for as long as it likes. An
 its headers passes for a complete one: a dying proxy's ``200 OK`` with nothing behind it would be a success.
 Here one deadline holds for the whole answer, and the end of the connection within the headers is an error.
 
+What a server says before it resets the connection is worth more than the reset: a gRPC server greets every client
+so. The client would raise the reset and lose the greeting.
+
 And it writes by the number of a descriptor, which an application that closes what it does not know may have given to
 a file of its own.
 """
 
 import io
 import socket
+import ssl
 import time
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -45,6 +49,8 @@ class _Punctual(io.RawIOBase):
         self._stream = connection.makefile("rb", buffering=0)
         timeout_s = connection.gettimeout()
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._started = False
+        self.in_headers = True
         self.ended = False
 
     def readable(self) -> bool:
@@ -56,7 +62,14 @@ class _Punctual(io.RawIOBase):
             if left_s <= 0:
                 raise TimeoutError("timed out")
             self._connection.settimeout(left_s)
-        size = self._stream.readinto(buffer)
+        try:
+            size = self._stream.readinto(buffer)
+        except ConnectionError:
+            # In the headers an end is as much of an error, and does not hide what came before it.
+            if not (self._started and self.in_headers):
+                raise
+            size = 0
+        self._started = True
         self.ended = size == 0
         return size
 
@@ -76,6 +89,7 @@ class _Answer(HTTPResponse):
         super().begin()
         if self._incoming.ended:
             raise HTTPException("the answer was cut in its headers")
+        self._incoming.in_headers = False
 
 
 class _Wary(HTTPConnection):
@@ -110,8 +124,19 @@ class _Connection(_Wary):
     pass
 
 
+class HandshakeCutError(ConnectionError):
+    """The server closed the connection during the TLS handshake."""
+
+
 class _SecureConnection(_Wary, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """Connect, and tell an end of the connection during the handshake from all others."""
+        try:
+            super().connect()
+        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            if self.proxy is not None:  # which may have closed it before the handshake
+                raise
+            raise HandshakeCutError from error
 
 
 class _Pool(urllib3.HTTPConnectionPool):

@@ -9,45 +9,40 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable
-from http.client import BadStatusLine
+from collections.abc import Callable, Iterator
+from http.client import BadStatusLine, LineTooLong
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import grpc
 import requests
 import urllib3
 
-import otel_connect
 from otel_connect import config
 from otel_connect.errors import ConfigError
-from otel_connect.export.answer import (
-    Action,
-    Answer,
-    from_grpc_response,
-    from_grpc_status,
-    from_http,
-    printable,
+from otel_connect.export.answer import LONGEST_ANSWER, Action, Answer, from_http, printable
+from otel_connect.export.causes import (
+    CUT_HANDSHAKE,
+    HTTP2_ANSWER,
+    NO_ANSWER,
+    NO_CONNECTION,
+    NO_HANDSHAKE,
+    NO_HTTP,
+    TLS_ANSWER,
+    explained,
 )
-from otel_connect.export.causes import HTTP2_ANSWER, NO_ANSWER, NO_CONNECTION, NO_HANDSHAKE, explained
-from otel_connect.export.endpoint import Endpoint
-from otel_connect.export.exchange import PunctualAdapter
-from otel_connect.export.tls import Stamp, channel_credentials, client_context, has_files, stamp
-from otel_connect.model import Signal
+from otel_connect.export.endpoint import USER_AGENT, Endpoint
+from otel_connect.export.exchange import HandshakeCutError, PunctualAdapter
+from otel_connect.export.grpc_transport import GrpcTransport
+from otel_connect.export.tls import Stamp, client_context, has_files, stamp
 
 _log = logging.getLogger(__name__)
 
-USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
-LONGEST_ANSWER = 4 << 20
-"""Bytes of an answer that are read, after decompression."""
-
 _CHUNK = 1 << 16
-_SETTINGS = re.compile("\0\0.\4", re.DOTALL)  # the frame of HTTP/2 that a server sends first
-_METHODS = {
-    Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-    Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
-    Signal.TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-}
+_FIRST_BYTES = (
+    (re.compile("\0\0.\4", re.DOTALL), HTTP2_ANSWER),  # the frame of SETTINGS that a server sends first
+    (re.compile("\x15\3"), TLS_ANSWER),  # an alert
+    (re.compile("(?!HTTP/)"), NO_HTTP),
+)
 
 
 class Transport(Protocol):
@@ -226,8 +221,13 @@ def _what_failed(error: requests.exceptions.RequestException) -> str:
         if isinstance(error, requests.exceptions.ConnectTimeout):
             return NO_CONNECTION
         return NO_HANDSHAKE if "handshake" in str(root) else NO_ANSWER
-    if isinstance(root, BadStatusLine) and _SETTINGS.match(str(root)):
-        return HTTP2_ANSWER
+    if any(isinstance(one, HandshakeCutError) for one in _chain(error)):
+        return CUT_HANDSHAKE
+    if isinstance(root, LineTooLong) and "status line" in str(root):
+        return NO_HTTP
+    if isinstance(root, BadStatusLine) and not isinstance(root, ConnectionError):
+        spoken = (name for first, name in _FIRST_BYTES if first.match(str(root)))
+        return next(spoken, _root_cause(error))
     return _root_cause(error)
 
 
@@ -240,65 +240,18 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    seen = 0
-    while (inner := _inner(error)) is not None and seen < 10:
-        error, seen = inner, seen + 1
-    return error
+    *_, root = _chain(error)
+    return root
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(10):
+        if error is None:
+            return
+        yield error
+        error = _inner(error)
 
 
 def _inner(error: BaseException) -> BaseException | None:
     candidates = (getattr(error, "reason", None), *error.args[::-1], error.__cause__, error.__context__)
     return next((one for one in candidates if isinstance(one, BaseException)), None)
-
-
-class GrpcTransport:
-    """OTLP over gRPC; the timeout is the deadline of the whole call.
-
-    Retries and long reconnect pauses of the library are off, because
-    the sender's own backoff decides when to try again.
-    """
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._metadata = tuple(endpoint.headers.items())
-        target = f"dns:///{endpoint.url.partition('://')[2]}"
-        options = (
-            ("grpc.primary_user_agent", USER_AGENT),
-            ("grpc.max_receive_message_length", LONGEST_ANSWER),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.enable_retries", 0),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        )
-        gzipped = endpoint.compression is config.Compression.GZIP
-        compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
-        if endpoint.secure:
-            self._channel = grpc.secure_channel(target, channel_credentials(endpoint), options, compression)
-        else:
-            self._channel = grpc.insecure_channel(target, options, compression)
-        # Without serializers the library passes bytes through.
-        self._export = self._channel.unary_unary(
-            _METHODS[endpoint.signal], request_serializer=None, response_deserializer=None
-        )
-
-    def send(self, body: bytes) -> Answer:
-        """Make one call and judge its end."""
-        try:
-            response: bytes = self._export(body, timeout=self._endpoint.timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            return explained(_grpc_failure(error), self._endpoint)
-        except ValueError as error:  # the channel is closed
-            return Answer(Action.RETRY, message=printable(str(error)))
-        return from_grpc_response(self._endpoint.signal, response)
-
-    def close(self) -> None:
-        """Close the channel; a call under way ends as cancelled."""
-        self._channel.close()
-
-
-def _grpc_failure(error: grpc.RpcError) -> Answer:
-    # What a call raises is the call itself, though the library's types do not say so.
-    call = cast("grpc.Call", error)
-    code: int = call.code().value[0]
-    status = dict(call.trailing_metadata() or ()).get("grpc-status-details-bin")
-    return from_grpc_status(code, call.details() or "", status if isinstance(status, bytes) else None)

@@ -4,25 +4,27 @@ import itertools
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import pytest
 
 from otel_connect.config import ExportConfig, Layer, Protocol, build
 from otel_connect.environment import environment_layer
 from otel_connect.export.answer import Action, Answer
-from otel_connect.export.endpoint import resolve
+from otel_connect.export.endpoint import Endpoint, resolve
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.export.sender import State
-from otel_connect.export.transport import open_transport
+from otel_connect.export.transport import Transport, open_transport
 from otel_connect.model import Signal
 from tests.support.agent import RunningAgent
 from tests.support.collector import Collector, await_until, free_ports
-from tests.support.delivery import GRPC, HTTP, QUICK, logs, metrics, traces
+from tests.support.delivery import GRPC, HTTP, QUICK, Watched, logs, metrics, traces
 from tests.support.receiver import Certificates, GrpcReceiver, HttpReceiver, Reply, ServerTls, make_certificates
 from tests.support.status import Status
 
@@ -42,27 +44,62 @@ class PlainServer(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
-class Silent:
-    """Takes connections, or leaves them in its queue, and answers nothing; resets what it has read from if asked to."""
+class Raw:
+    """Says its words to each client, reads so many bytes, and hangs up; with none to read it closes at once.
 
-    def __init__(self, *, resets: bool) -> None:
+    Without words it may be silent for good: then connections stay in its queue.
+    """
+
+    def __init__(self, words: bytes = b"", *, reads: int = 1, resets: bool = False, silent: bool = False) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.place = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        if resets:
-            threading.Thread(target=self._reset, daemon=True).start()
+        self._words, self._reads, self._resets = words, reads, resets
+        if not silent:
+            threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
         self._listener.close()
 
-    def _reset(self) -> None:
+    def _run(self) -> None:
         while True:
             try:
                 connection, _ = self._listener.accept()
-                connection.recv(1)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
             except OSError:
                 return
+            with suppress(OSError), connection:
+                connection.sendall(self._words)
+                if self._reads:
+                    connection.recv(self._reads)
+                if self._resets:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+RAW: dict[str, Callable[[], Raw]] = {
+    "silent": lambda: Raw(silent=True),
+    "resets": lambda: Raw(resets=True),
+    "resets after 100 bytes": lambda: Raw(reads=100, resets=True),
+    "closes": lambda: Raw(reads=1 << 20),
+    "closes at once": lambda: Raw(reads=0),
+    "ssh": lambda: Raw(b"SSH-2.0-OpenSSH_9.2\r\n", reads=1 << 20),
+    "ssh, resets": lambda: Raw(b"SSH-2.0-OpenSSH_9.2\r\n", resets=True),
+    "smtp, closes at once": lambda: Raw(b"220 mail.example ESMTP\r\n", reads=0),
+    "redis": lambda: Raw(b"-ERR unknown command\r\n", reads=1 << 20),
+    "database": lambda: Raw(b"\x4a\0\0\0\n8.0.36\0", resets=True),
+    "one long line": lambda: Raw(b"x" * 70_000, reads=1 << 20),
+    "http/2, resets": lambda: Raw(b"\0\0\6\4\0\0\0\0\0\0\5\0\0\x40\0", resets=True),
+    "alert, resets": lambda: Raw(b"\x15\3\1\0\2\2\x46", resets=True),
+    "http, cut in its headers": lambda: Raw(b"HTTP/1.1 200 OK\r\nContent-Le", resets=True),
+    "http, cut in its body": lambda: Raw(b"HTTP/1.1 200 OK\r\n\r\n", resets=True),
+}
+
+
+ANSWERS = {
+    "302": Reply(status=302, headers={"Location": "https://login.example/"}),
+    **{str(status): Reply(status=status) for status in (401, 403, 404, 405, 407, 413, 429, 501, 502, 503, 504)},
+    "404 with a page": Reply(status=404, headers={"Content-Type": "text/plain"}, body=b"no such page " * 100),
+    "200 with a page": Reply(headers={"Content-Type": "text/html"}, body=b"<html>Welcome</html>"),
+}
+GRPC_ANSWERS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
 
 
 class Servers(NamedTuple):
@@ -93,9 +130,13 @@ def servers(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
             "grpcs": stack.enter_context(GrpcReceiver(tls=tls)).endpoint,
             "grpcs, of clients": stack.enter_context(GrpcReceiver(tls=of_client)).endpoint,
             "web": f"http://127.0.0.1:{plain.server_address[1]}",
-            "silent": "//" + stack.enter_context(closing(Silent(resets=False))).place,
-            "resets": "//" + stack.enter_context(closing(Silent(resets=True))).place,
         }
+        places |= {name: "//" + stack.enter_context(closing(make())).place for name, make in RAW.items()}
+        for name, answer in ANSWERS.items():
+            places[name] = stack.enter_context(HttpReceiver(itertools.repeat(answer))).endpoint
+        for code in GRPC_ANSWERS:
+            refusing = stack.enter_context(GrpcReceiver(itertools.repeat(Reply(code=code, details="no"))))
+            places[code.name] = refusing.endpoint
         collector = stack.enter_context(Collector(tmp_path_factory.mktemp("plain")))
         secure = stack.enter_context(Collector(tmp_path_factory.mktemp("secure"), overrides=[over_tls]))
         places |= {"collector http": collector.http_endpoint, "collector grpc": collector.grpc_endpoint}
@@ -117,6 +158,10 @@ NO_TLS = f"speaks no TLS; write http:// in {P}ENDPOINT"
 IF_TLS = f"if it speaks TLS, write https:// in {P}ENDPOINT"
 IF_GRPC = f"if it speaks gRPC, set {P}PROTOCOL=grpc"
 HTTP1 = f"gRPC met an HTTP/1 answer at port {{port}}: set {P}PROTOCOL=http/protobuf"
+HTTP2 = f"HTTP met a gRPC answer at port {{port}}: set {P}PROTOCOL=grpc"
+CORRECT = f"correct {P}ENDPOINT"
+NO_RECEIVER = f"nothing receives logs at {{place}}/v1/logs: {CORRECT}, or have the collector receive them"
+LOOK = "look at the log of what answers at {place}"
 CLOSED = "{place} closed the connection without an answer ("
 LIMIT = f"within 0.3 s ({P}TIMEOUT=300)"
 TRUSTED = "trusted"
@@ -127,8 +172,78 @@ TABLE = [
     ("grpc", "http", "http", HTTP1, Action.RETRY_UNHEALTHY),
     ("grpc", "http", "collector http", HTTP1, Action.RETRY_UNHEALTHY),
     ("grpc", TRUSTED, "https", HTTP1, Action.RETRY_UNHEALTHY),
-    ("http", "http", "grpc", f"HTTP met a gRPC answer at port {{port}}: set {P}PROTOCOL=grpc", Action.RETRY_UNHEALTHY),
-    ("http", "http", "collector grpc", IF_GRPC, Action.RETRY),
+    ("http", "http", "grpc", HTTP2, Action.RETRY_UNHEALTHY),
+    ("http", "http", "collector grpc", HTTP2, Action.RETRY_UNHEALTHY),
+    ("http", "http", "http/2, resets", HTTP2, Action.RETRY_UNHEALTHY),
+    *(
+        ("http", "http", server, "something that speaks no HTTP answers at {place}; " + CORRECT, Action.RETRY_UNHEALTHY)
+        for server in ("ssh", "ssh, resets", "smtp, closes at once", "redis", "database", "one long line")
+    ),
+    *(
+        ("grpc", "http", server, "something that speaks no gRPC answers at {place}; " + CORRECT, Action.RETRY_UNHEALTHY)
+        for server in ("ssh", "ssh, resets", "redis", "database")
+    ),
+    ("http", "http", "alert, resets", f"{{place}} speaks TLS; write https:// in {P}ENDPOINT", Action.RETRY_UNHEALTHY),
+    ("http", "http", "http, cut in its headers", "the answer was cut in its headers; " + LOOK, Action.RETRY),
+    ("http", "http", "http, cut in its body", "answer cut off: Connection reset by peer; " + LOOK, Action.RETRY),
+    *(
+        ("http", "http", status, f"HTTP {status[:3]}{says}", action)
+        for status, says, action in (
+            (
+                "302",
+                f" redirects to https://login.example/; never followed; name the OTLP receiver itself in {P}ENDPOINT",
+                Action.RETRY_UNHEALTHY,
+            ),
+            ("401", f"; set the credentials in {P}HEADERS", Action.RETRY_UNHEALTHY),
+            ("403", f"; let the credentials in {P}HEADERS write logs, or correct {P}ENDPOINT", Action.RETRY_UNHEALTHY),
+            ("404", "; " + NO_RECEIVER, Action.RETRY_UNHEALTHY),
+            ("404 with a page", ": no such page", Action.RETRY_UNHEALTHY),
+            ("404 with a page", "", Action.RETRY_UNHEALTHY),
+            ("405", "; " + NO_RECEIVER, Action.RETRY_UNHEALTHY),
+            ("407", "; correct HTTP_PROXY, or name 127.0.0.1 in NO_PROXY", Action.RETRY_UNHEALTHY),
+            ("413", "; have the backend take larger requests", Action.SPLIT),
+            ("429", "; the backend limits how many logs it takes; send less, or raise its limit", Action.RETRY),
+            ("501", "; " + NO_RECEIVER, Action.RETRY_UNHEALTHY),
+            *(
+                (
+                    code,
+                    "; the backend of logs is overloaded or not ready; " + LOOK,
+                    Action.RETRY,
+                )
+                for code in ("502", "503", "504")
+            ),
+        )
+    ),
+    ("http", "http", "404 with a page", f"…; {NO_RECEIVER}", Action.RETRY_UNHEALTHY),
+    ("http", "http", "web", f"; {NO_RECEIVER}", Action.RETRY_UNHEALTHY),
+    (
+        "http",
+        "http",
+        "200 with a page",
+        f"success with an unreadable body (text/html); {NO_RECEIVER}",
+        Action.RETRY_UNHEALTHY,
+    ),
+    (
+        "grpc",
+        "http",
+        "UNAUTHENTICATED",
+        f"UNAUTHENTICATED: no; set the credentials in {P}HEADERS",
+        Action.RETRY_UNHEALTHY,
+    ),
+    (
+        "grpc",
+        "http",
+        "PERMISSION_DENIED",
+        f"PERMISSION_DENIED: no; let the credentials in {P}HEADERS write",
+        Action.RETRY_UNHEALTHY,
+    ),
+    (
+        "grpc",
+        "http",
+        "UNIMPLEMENTED",
+        f"UNIMPLEMENTED: no; nothing receives logs at {{place}}: {CORRECT}, or",
+        Action.RETRY_UNHEALTHY,
+    ),
     ("http", TRUSTED, "grpcs", IF_GRPC, Action.RETRY),
     ("http", TRUSTED, "collector grpcs", IF_GRPC, Action.RETRY),
     *(
@@ -158,9 +273,19 @@ TABLE = [
     ("grpc", "https", "silent", f"timed out: no answer from {{place}} {LIMIT}; ", Action.RETRY),
     ("grpc", "http", "grpc, late", f"timed out: no answer from {{place}} {LIMIT}; ", Action.RETRY),
     *(
-        (protocol, scheme, "resets", CLOSED + "Connection reset by peer); if it", Action.RETRY)
+        (protocol, "http", server, CLOSED + "Connection reset by peer); if it", Action.RETRY)
         for protocol in ("http", "grpc")
-        for scheme in ("http", "https")
+        for server in ("resets",)
+    ),
+    *(
+        (protocol, "http", server, CLOSED, Action.RETRY)
+        for protocol in ("http", "grpc")
+        for server in ("resets after 100 bytes", "closes", "closes at once")
+    ),
+    *(
+        (protocol, "https", server, CLOSED + "during the TLS handshake); if it", Action.RETRY)
+        for protocol in ("http", "grpc")
+        for server in ("resets", "resets after 100 bytes", "closes", "closes at once")
     ),
     *(
         (protocol, "http", "nobody", "Connection refused: nothing listens at {place}; start the", Action.RETRY)
@@ -235,9 +360,14 @@ def test_what_set_the_option_is_named(origin: str, servers: Servers) -> None:
     transport.close()
 
 
-def said(config: ExportConfig, caplog: pytest.LogCaptureFixture, go_on: Callable[[OtlpExporter], None]) -> list[str]:
+def said(
+    config: ExportConfig,
+    caplog: pytest.LogCaptureFixture,
+    go_on: Callable[[OtlpExporter], None],
+    opener: Callable[[Endpoint], Transport] = open_transport,
+) -> list[str]:
     """Have three signals exported; return what the log says of it."""
-    exporter = OtlpExporter(config.model_copy(update={"spool_directory": ""}), backoff=QUICK)
+    exporter = OtlpExporter(config.model_copy(update={"spool_directory": ""}), backoff=QUICK, opener=opener)
     for request in (logs("a"), metrics("b"), traces("c")):
         exporter.put(request)
     go_on(exporter)
@@ -268,6 +398,65 @@ def test_a_trouble_of_the_server_is_said_once_for_all_signals(
     assert last.startswith(f"{server} takes requests again after ")
 
 
+@pytest.mark.parametrize(
+    ("protocol", "server"),
+    [
+        *(
+            (HTTP, server)
+            for server in (*sorted({*ANSWERS} - {"413"}), "collector grpc", "web", "ssh, resets", "http/2, resets")
+        ),
+        *((HTTP, server) for server in ("resets", "resets after 100 bytes", "closes", "closes at once", "nobody")),
+        *((GRPC, server) for server in (*(code.name for code in GRPC_ANSWERS), "web", "ssh", "closes at once")),
+    ],
+)
+def test_however_often_it_is_tried_it_is_said_once_for_all_signals(
+    protocol: Protocol, server: str, servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched: list[Watched] = []
+
+    def watch(endpoint: Endpoint) -> Transport:
+        watched.append(Watched(open_transport(endpoint)))
+        return watched[-1]
+
+    def go_on(_: OtlpExporter) -> None:
+        for one in watched:
+            one.await_answers(5)
+
+    config = ExportConfig(endpoint=f"http://{servers.places[server]}", protocol=protocol)
+    (line,) = said(config, caplog, go_on, watch)
+    assert line.startswith(f"http://{servers.places[server]} does not take requests (")
+
+
+@pytest.mark.parametrize(("scheme", "server"), [("http", "web"), ("http", "ssh"), ("https", "http")])
+def test_of_several_addresses_the_one_that_answers_counts(scheme: str, server: str, servers: Servers) -> None:
+    port = servers.places[server].rpartition(":")[2]
+    endpoint = f"{scheme}://localhost:{port}"  # at ::1 nobody listens
+    transport = open_transport(resolve(ExportConfig(endpoint=endpoint, protocol=GRPC))[Signal.LOGS])
+    first, *rest = (asked_again(transport) for _ in range(8))
+    transport.close()
+    assert first.action is Action.RETRY_UNHEALTHY
+    assert "refused" not in first.message
+    assert set(rest) == {first}
+
+
+def asked_again(transport: Transport) -> Answer:
+    """Send once the pause is over in which the library gives its last answer again."""
+    time.sleep(0.15)
+    return transport.send(b"")
+
+
+def test_a_name_whose_addresses_all_refuse(servers: Servers) -> None:
+    port = servers.places["nobody"].rpartition(":")[2]
+    assert ask(f"http://localhost:{port}", GRPC).message.startswith("Connection refused: nothing listens at localhost:")
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_one_address_that_refuses_keeps_nothing_back(compression: str, servers: Servers) -> None:
+    port = servers.places["grpcs"].rpartition(":")[2]
+    trusted = {f"{P}CERTIFICATE": str(servers.certificates.authority), f"{P}COMPRESSION": compression}
+    assert ask(f"https://localhost:{port}", GRPC, **trusted).action is Action.DELIVERED
+
+
 def test_a_trouble_of_one_signal_is_said_of_that_signal(caplog: pytest.LogCaptureFixture) -> None:
     with HttpReceiver() as good, HttpReceiver(itertools.repeat(Reply(status=503))) as bad:
         layer = environment_layer({f"{P}ENDPOINT": good.endpoint, f"{P}TRACES_ENDPOINT": f"{bad.endpoint}/v1/traces"})
@@ -277,7 +466,7 @@ def test_a_trouble_of_one_signal_is_said_of_that_signal(caplog: pytest.LogCaptur
             await_until(lambda: waiting(exporter) == {Signal.TRACES})
 
         (line,) = said(build([layer]).export, caplog, go_on)
-    assert line == f"traces: {bad.endpoint}/v1/traces does not take requests (retrying): HTTP 503"
+    assert line.startswith(f"{bad.endpoint} does not take requests (retrying): HTTP 503; the backend of traces is ")
 
 
 def test_a_plaintext_request_to_a_port_for_tls_costs_no_records(servers: Servers, tmp_path: Path) -> None:

@@ -65,7 +65,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 RETRIED = {
     **{f"http {status}": (HTTP, Reply(status=status)) for status in (429, 502, 503, 504)},
     "http cut": (HTTP, CUT),
-    "http garbage": (HTTP, Reply(raw=b"\x00\xff\x1b]0;owned\x07\r\n\r\n")),
     "http half an answer": (HTTP, Reply(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")),
     **{
         f"grpc {code.name}": (GRPC, grpc_error(code))
@@ -84,7 +83,8 @@ RETRIED = {
 }
 
 KEPT_AS_UNHEALTHY = {
-    **{f"http {status}": (HTTP, Reply(status=status)) for status in (401, 403, 404, 407)},
+    **{f"http {status}": (HTTP, Reply(status=status)) for status in (401, 403, 404, 405, 407, 501)},
+    "http garbage": (HTTP, Reply(raw=b"\x00\xff\x1b]0;owned\x07\r\n\r\n")),
     **{
         f"http {status}": (HTTP, Reply(status=status, headers={"location": "/v1/logs"}))
         for status in (301, 302, 303, 307, 308)
@@ -126,7 +126,7 @@ BELIEVED = {
 }
 
 REJECTED = {
-    **{f"http {status}": (HTTP, Reply(status=status)) for status in (400, 405, 415, 422, 500, 501)},
+    **{f"http {status}": (HTTP, Reply(status=status)) for status in (400, 415, 422, 500)},
     **{
         f"grpc {code.name}": (GRPC, grpc_error(code))
         for code in (

@@ -55,8 +55,8 @@ HTTP_ANSWERS = {
     "headers without end": (Reply(raw=OK + b"X-A: b\r\n" * MANY + b"\r\n"), Action.RETRY),
     "a header of a mebibyte": (Reply(raw=OK + b"X-A: " + b"b" * (1 << 20) + b"\r\n\r\n"), Action.RETRY),
     "no number for a status": (Reply(raw=b"HTTP/1.1 fine\r\n\r\n"), Action.RETRY),
-    "another protocol": (Reply(raw=b"SSH-2.0-OpenSSH_9.2\r\n"), Action.RETRY),
-    "an alert of TLS": (Reply(raw=b"\x15\x03\x01\x00\x02\x02\x46"), Action.RETRY),
+    "another protocol": (Reply(raw=b"SSH-2.0-OpenSSH_9.2\r\n"), Action.RETRY_UNHEALTHY),
+    "an alert of TLS": (Reply(raw=b"\x15\x03\x01\x00\x02\x02\x46"), Action.RETRY_UNHEALTHY),
     "an error with a gzip bomb": (
         Reply(status=503, headers={"content-encoding": "gzip"}, body=gzip.compress(bytes(50 << 20))),
         Action.RETRY,
