@@ -57,6 +57,8 @@ class Answer(NamedTuple):
     """Whether it concerns the server as a whole, and so every signal that is sent there."""
     trouble: str = ""
     """Of answers with different messages, the same if the trouble is; empty where the message says it all."""
+    is_known: bool = False
+    """Whether the trouble was said before anything was sent, so that it need not be said again."""
 
 
 def from_http(signal: Signal, status: int, headers: Mapping[str, str], body: bytes | None, now: float) -> Answer:

@@ -316,6 +316,8 @@ class Sender:
             where, last = self._tools.troubles.leave(self._signal)
             where = where if where in {alone, route.server} else route.server  # the way there has changed meanwhile
             return f"{where} takes requests again after {after_s:.0f} s" if last else None
+        if answer.is_known:
+            return None
         where = route.server if answer.of_server else alone
         new = self._tools.troubles.meet(self._signal, where, f"{state}: {answer.trouble or answer.message}")
         return f"{where} does not take requests ({state}): {answer.message}" if new else None

@@ -25,7 +25,8 @@ class Troubles:
             return new
 
     def leave(self, signal: str) -> tuple[str, bool]:
-        """Note that a signal is out of it; where that was, and whether no other signal is left there."""
+        """Note that a signal is out of it; where that was, and whether it was there, and no other signal is left."""
         with self._lock:
-            where = self._met.pop(signal).where
-            return where, all(one.where != where for one in self._met.values())
+            if (met := self._met.pop(signal, None)) is None:
+                return "", False
+            return met.where, all(one.where != met.where for one in self._met.values())

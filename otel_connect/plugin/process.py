@@ -121,14 +121,17 @@ def _root() -> Path | None:
 
 
 class Withheld:
-    """A way to nowhere: everything stays where it is, for a start with variables that can be used."""
+    """A way to nowhere: everything stays where it is, for a start with variables that can be used.
+
+    The reason was said at the start, and is part of what is said at the end; no server has anything to do with it.
+    """
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
     def send(self, body: bytes) -> Answer:  # noqa: ARG002 - nobody gets it
         """Send nothing."""
-        return Answer(Action.RETRY_UNHEALTHY, message=self._reason)
+        return Answer(Action.RETRY_UNHEALTHY, message=self._reason, is_known=True)
 
     def close(self) -> None:
         """Nothing to let go of."""

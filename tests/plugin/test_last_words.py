@@ -46,6 +46,11 @@ def run(tmp_path: Path, *program: str | Path, **variables: str) -> list[str]:
 
     An empty variable is not set at all.
     """
+    return [line for line in run_and_read(tmp_path, *program, **variables) if "not delivered" in line]
+
+
+def run_and_read(tmp_path: Path, *program: str | Path, **variables: str) -> list[str]:
+    """Run it and return all of its lines."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     usual = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
@@ -56,7 +61,7 @@ def run(tmp_path: Path, *program: str | Path, **variables: str) -> list[str]:
     environ = {name: value for name, value in (clean | usual | variables).items() if value}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stderr.splitlines() if "not delivered" in line]
+    return done.stderr.splitlines()
 
 
 UNHEARD = {
@@ -151,3 +156,35 @@ def test_a_child_speaks_for_itself_if_it_ends_as_a_program_does(end: str, tmp_pa
 def test_a_closed_standard_error_ends_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, FINALLY="os.close(2)") == []
     assert run(tmp_path, FINALLY="sys.stderr = None") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "localhost:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
+    ],
+)
+@pytest.mark.parametrize("setup", ["", HEARD["warnings"]])
+def test_a_variable_that_cannot_be_used_is_named_at_the_start_and_at_the_end(
+    name: str, value: str, setup: str, tmp_path: Path
+) -> None:
+    first, last = run_and_read(tmp_path, **{name: value, "SETUP": setup})
+    prefix = "WARNING:otel_connect.plugin.last_words:" if setup else BY_HAND
+    assert first.startswith(f"{prefix}{name}: ")
+    assert first.endswith("; until that is mended, nothing is sent")
+    assert last.startswith(f"{prefix}{SAYS}")
+    assert f"(last trouble: {name}: " in last
+    assert "http://localhost" not in first + last
+
+
+def test_what_a_signal_without_an_exporter_has_waiting_is_no_trouble_of_a_server(tmp_path: Path) -> None:
+    run(tmp_path)
+    with_parameters = "DurableSpanExporter(endpoint='http://127.0.0.1:1/v1/traces')"
+    program = PROGRAM.replace("DurableSpanExporter()", with_parameters).replace(
+        "logs.add_log_record_processor(BatchLogRecordProcessor(DurableLogExporter()))", ""
+    )
+    lines = run_and_read(tmp_path, sys.executable, "-c", program)
+    assert not [line for line in lines if "no exporter of this signal" in line and "does not take requests" in line]
+    assert [line for line in lines if "not delivered when the application ended: logs 1 waiting, traces 4" in line]
