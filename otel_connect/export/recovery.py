@@ -88,6 +88,7 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     path = directory.path
     _log.warning("spool: %s; it moves aside, and what is intact is kept", why)
     _forget_old(path, _ASIDE_KEPT - 1)
+    directory.create(DATABASE)
     fresh = DiskStore(Directory(path / _UNFINISHED))
     try:
         tally = _salvage_into(fresh, path, wal, noted)

@@ -42,6 +42,8 @@ class Frames(NamedTuple):
     """Page → offset of its last image in a whole transaction."""
     latest: Mapping[int, int]
     """The same, also beyond a break."""
+    others: Mapping[int, int]
+    """The same of frames that may be of an earlier round, if the log's own header does not tell."""
     broken: bool
     """Whether whole transactions follow something that cannot be read: not what a crash leaves."""
 
@@ -56,16 +58,19 @@ def read_wal(wal: bytes) -> Frames:
     last_commit = max((index for index in range(whole) if headers[index][1]), default=-1)
     committed: dict[int, int] = {}
     latest: dict[int, int] = {}
+    others: dict[int, int] = {}
     broken = not head_whole and any(header[2:4] == salts for header in headers)
     for index, (offset, header) in enumerate(zip(offsets, headers, strict=True)):
         page, salt = header[0], header[2:4]
         if index <= last_commit:
             committed[page] = offset
-        if salt == salts:
+        if salt == salts and page > 0:
             latest[page] = offset
             # A process killed twice leaves pages of a transaction that never ended: those are no loss.
             broken = broken or (index > whole and header[1] != 0)
-    return Frames(committed, latest, broken)
+        elif page > 0 and not head_whole:
+            others[page] = offset
+    return Frames(committed, latest, others, broken)
 
 
 def _wal_salts(wal: bytes, headers: list[tuple[int, ...]]) -> tuple[bool, tuple[int, ...]]:
@@ -75,8 +80,10 @@ def _wal_salts(wal: bytes, headers: list[tuple[int, ...]]) -> tuple[bool, tuple[
         sums = _checksum(wal[:24], (0, 0), _order(magic))
         if magic | 1 == _WAL_MAGIC | 1 and page_size == PAGE and sums == (first, second):
             return True, tuple(salts)
-    common = Counter(header[2:4] for header in headers).most_common(1)
-    return False, common[0][0] if common else ()
+    found = [header[2:4] for header in headers if header[0]]
+    # SQLite begins again at the front of the log, so what is left of earlier rounds is further back.
+    repeated = Counter(found)
+    return False, max(found, key=lambda salts: repeated[salts] > 1, default=())
 
 
 def _whole_frames(wal: bytes, headers: list[tuple[int, ...]], salts: tuple[int, ...]) -> int:
@@ -143,10 +150,10 @@ _Found: TypeAlias = Batch | Tally | _Damaged
 class Salvage:
     """What can be had from a database file and its log; ``noted`` is the tally from beside them.
 
-    A page may exist in several states: as the log has it behind a break, as the log has it up to there, and
-    as the file has it. The latest is looked through first, the others only while records are missing by the
-    tally, because they also hold batches that were delivered since. What is taken from them was damaged in the
-    latest, or is younger than the oldest there: batches are delivered in the order of their age.
+    A page may exist in several states: as the log has it behind a break, as the log has it up to there, as the file
+    has it, and as an earlier round of the log has left it. The latest is looked through first, the others only while
+    records are missing by the tally, because they also hold batches that were delivered since. What is taken from them
+    was damaged in the latest, or is younger than the oldest there: batches are delivered in the order of their age.
     """
 
     def __init__(self, stored: Pages, wal: bytes, noted: Tally) -> None:
@@ -155,8 +162,8 @@ class Salvage:
         self._stored = stored
         self._wal = wal
         self._frames = read_wal(wal)
-        # A page number in the log may be wrong by a flipped bit: never count up to one.
-        self._numbers = sorted({*range(1, stored.total + 1), *self._frames.latest})
+        # A page number in the log may be damaged: never count up to one.
+        self._numbers = sorted({*range(1, stored.total + 1), *self._frames.latest, *self._frames.others})
         self._kept: Counter[Signal] = Counter()
         self._keys: set[int] = set()
         self._damaged: set[int] = set()
@@ -165,7 +172,8 @@ class Salvage:
     def batches(self) -> Iterator[Batch]:
         """Give every intact batch once."""
         none: Mapping[int, int] = {}
-        for first, images in ((True, self._frames.latest), (False, self._frames.committed), (False, none)):
+        for images in (self._frames.latest, self._frames.committed, none, self._frames.others):
+            first = images is self._frames.latest
             if not first and not self._missing():
                 return
             heads = [batch.head for batch in self._look_through(images)]
@@ -199,7 +207,7 @@ class Salvage:
         def read(number: int) -> bytes:
             if (offset := images.get(number)) is not None:
                 return self._wal[offset + _FRAME_HEADER.size : offset + _FRAME]
-            return self._stored.read(number) if number <= self._stored.total else b""
+            return self._stored.read(number) if 1 <= number <= self._stored.total else b""
 
         for found in _everything(read, self._numbers):
             if isinstance(found, Batch):
@@ -252,7 +260,9 @@ def _payload(page: bytes, at: int, size: int, read: Read) -> bytes:
     local = local if local <= _MAX_LOCAL else _MIN_LOCAL
     parts = [page[at : at + local]]
     left, following = size - local, int.from_bytes(page[at + local : at + local + 4], "big")
-    while left > 0 and following:
+    seen = {0}  # the end of a chain, and what a damaged one that runs in a circle comes back to
+    while left > 0 and following not in seen:
+        seen.add(following)
         overflow = read(following)
         if len(overflow) != PAGE:
             break

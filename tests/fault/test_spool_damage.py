@@ -5,6 +5,7 @@ which batches have bytes in a region that a case destroys; all others must come 
 """
 
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -179,6 +180,15 @@ def interrupted_at_writing(path: Path) -> None:
     (path / "unfinished" / DATABASE).write_bytes(b"half")
 
 
+def last_frame(path: Path) -> int:
+    return (path / WAL).stat().st_size - FRAME
+
+
+def only_the_end_of_the_log(path: Path) -> None:
+    edit(path / WAL, 0, bytes(32 + 45 * FRAME))
+    (path / DATABASE).unlink()
+
+
 A_BODY, IN_DATABASE, IN_LOG = 9, 13, 37
 
 # name: what happens to the directory, and the batches that may be lost by it; None: those seen to be touched
@@ -242,6 +252,11 @@ CASES: dict[str, tuple[Callable[[Path], object], set[int] | None]] = {
     "log header zeroed": (lambda path: edit(path / WAL, 0, bytes(32)), set()),
     "log header with another page size": (lambda path: edit(path / WAL, 8, b"\0\0\x20\0"), set()),
     "log frame header zeroed": (lambda path: edit(path / WAL, 32 + 20 * FRAME, bytes(24)), None),
+    "log page number zeroed": (lambda path: edit(path / WAL, 32 + 20 * FRAME, bytes(4)), None),
+    "log zeroed from the start to past the middle": (lambda path: edit(path / WAL, 0, bytes(32 + 45 * FRAME)), None),
+    "log zeroed but for its last frame": (lambda path: edit(path / WAL, 0, bytes(last_frame(path))), None),
+    "log garbage but for its last frame": (lambda path: edit(path / WAL, 0, os.urandom(last_frame(path))), None),
+    "log and database gone but for the log's end": (only_the_end_of_the_log, None),
     "log frame zeroed": (lambda path: edit(path / WAL, 32 + 20 * FRAME, bytes(FRAME)), None),
     "log frame for a page far away": (lambda path: edit(path / WAL, 32 + 20 * FRAME, b"\x7f\xff\xff\xff"), None),
     "bit flipped in the first log frame": (lambda path: flip(path / WAL, 32 + 24 + 4000), None),
@@ -301,20 +316,32 @@ def test_any_page_may_be_lost(part: int, image: Image, tmp_path: Path) -> None:
         shutil.rmtree(path)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LENGTHS = st.integers(1, 200 * FRAME)
+CONTENTS = st.one_of(
+    st.none(),  # cut off there
+    st.binary(max_size=300),
+    LENGTHS.map(bytes),
+    st.builds(lambda length, seed: random.Random(seed).randbytes(length), LENGTHS, st.integers(0, 99)),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(
-        st.tuples(st.sampled_from([DATABASE, WAL, LOCK]), st.floats(0, 1, exclude_max=True), st.binary(max_size=300)),
-        max_size=4,
+        st.tuples(st.sampled_from([WAL, DATABASE, LOCK]), st.floats(0, 1, exclude_max=True), CONTENTS), max_size=4
     )
 )
 def test_any_damage_at_all(
-    edits: list[tuple[str, float, bytes]], image: Image, tmp_path_factory: pytest.TempPathFactory
+    edits: list[tuple[str, float, bytes | None]], image: Image, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = image.copy(tmp_path_factory.mktemp("any") / "spool")
     before = {name: (path / name).read_bytes() for name in (DATABASE, WAL)}
     for name, where, data in edits:
-        edit(path / name, int((path / name).stat().st_size * where), data)
+        at = int((path / name).stat().st_size * where)
+        if data is None:
+            os.truncate(path / name, at)
+        else:
+            edit(path / name, at, data)
     outcome = open_and_take(path)
     assert image.waiting - set(outcome.found) <= touched(path, before)
     shutil.rmtree(path.parent)
@@ -324,3 +351,29 @@ def test_nothing_that_was_delivered_comes_back_from_a_clean_spool(image: Image, 
     outcome = open_and_take(image.copy(tmp_path / "spool"))
     assert sorted(outcome.found) == sorted(image.waiting)
     assert outcome.lost == 0
+
+
+def test_a_log_that_is_cut_off_and_written_on_is_read_from_where_it_goes_on(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "live")
+    bench.put(request(body(1), records(1)))
+    os.truncate(tmp_path / "live" / WAL, 0)
+    for number in (2, 3):
+        bench.put(request(body(number), records(number)))
+    path = Path(shutil.copytree(tmp_path / "live", tmp_path / "spool"))
+    assert open_and_take(path) == Outcome([2, 3], records(1))
+    bench.close()
+
+
+def test_the_last_round_of_a_log_counts_and_not_the_longest(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "live")
+    numbers = list(range(1, 801, 4))  # enough that SQLite begins the log again
+    for number in numbers:
+        bench.put(request(body(number), records(number)))
+    path = Path(shutil.copytree(tmp_path / "live", tmp_path / "spool"))
+    database, wal = (path / DATABASE).read_bytes(), (path / WAL).read_bytes()
+    salts = [wal[at + 8 : at + 16] for at in range(32, len(wal), FRAME)]
+    assert len(marks(database)) < len(numbers)
+    assert 3 < salts.count(salts[0]) < len(salts) / 2
+    edit(path / WAL, 0, bytes(32))
+    assert open_and_take(path) == Outcome(numbers, 0)
+    bench.close()
