@@ -176,6 +176,36 @@ class DiskStore:
         except OSError:
             return True
 
+    def log_replaced(self) -> bool:
+        """Whether the write-ahead log is not the one under its name any more: the next start would not find it."""
+        try:
+            return identity(self._wal.lstat()) != self._log_identity
+        except OSError:
+            return True
+
+    def renew_log(self) -> None:
+        """Put everything into the database, and have a log under its name again.
+
+        Raises StoreError when there is no room for it, and StoreDamagedError when it has to be opened again.
+        """
+        self.checkpoint()
+        connection, self._opened = self._connection(), None
+        try:
+            with GATE.passage():
+                # It also removes what is under the name of the log by now, which is none of this database.
+                connection.close()
+                collect_again(connection)
+                self._open(self._path)
+            if self._read_tally() != self.tally:
+                raise StoreDamagedError(f"{self._path}: its latest changes are missing")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreDamagedError(f"{self._wal}: cannot be used ({error})") from error
+
+    def checkpoint(self) -> None:
+        """Put everything that is in the log into the database; raises StoreError."""
+        with self._using() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def intact(self) -> bool:
         """Whether the application has left its descriptors open."""
         return self.directory.intact and self._lock.ours and all(one.ours for one in self._descriptors)
@@ -183,10 +213,11 @@ class DiskStore:
     def let_go(self) -> None:
         """Give the directory up for whatever is at its path now; what is open stays readable."""
         if self.intact() and not self.directory.replaced() and self.replaced():
-            # The database was removed, or another put in its place: what is beside it is not the new one's.
+            # The database was removed, or another put in its place: our log beside it is not the new one's.
             self.directory.note(b"")
-            with suppress(OSError):
-                self._wal.unlink()
+            if not self.log_replaced():
+                with suppress(OSError):
+                    self._wal.unlink()
         self.directory.close()
 
     def growth_left(self, leave: float) -> int:
@@ -211,23 +242,37 @@ class DiskStore:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             if pages > _SHRINK_PAGES:
                 connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self.checkpoint()
 
     def close_database(self) -> None:
         """Close the database, unless it is no longer ours alone, and keep the directory."""
         connection, self._opened = self._opened, None
-        # SQLite removes the write-ahead log when it closes. Without our locks that may be another process's by now,
-        # in a child it is the parent's, and descriptors that were closed may lead to files of the application.
+        # SQLite removes the write-ahead log by its name when it closes. Without our locks that may be another process's
+        # by now, and if the path leads elsewhere it is another database's; in a child it is the parent's, and
+        # descriptors that were closed may lead to files of the application.
         if connection is not None and os.getpid() == self._process and self.intact():
-            with GATE.passage(), suppress(sqlite3.Error):
-                connection.close()
-                collect_again(connection)
+            with GATE.passage(), suppress(sqlite3.Error, OSError):
+                if self.replaced():
+                    self._abandon(connection)
+                else:
+                    connection.close()
+                    collect_again(connection)
+        self._descriptors = ()
         self._lock.close()
 
     def close(self) -> None:
         """Close the database and let the directory go."""
         self.close_database()
         self.directory.close()
+
+    def _abandon(self, connection: sqlite3.Connection) -> None:
+        """Free what a connection holds without closing it, after which nobody may use it.
+
+        It stays in memory, a few kilobytes, until the process ends.
+        """
+        connection.execute("PRAGMA shrink_memory")
+        for descriptor in self._descriptors:
+            os.close(descriptor.number)
 
     @property
     def _wal(self) -> Path:
@@ -270,6 +315,7 @@ class DiskStore:
         )
         keep_forever(self._opened)
         self._prepare(self._opened)
+        self._log_identity = identity(self._wal.lstat())
         self._descriptors = [Descriptor(number) for number in numbers_of(path, self._wal) - others]
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -3,7 +3,7 @@
 Three troubles are told apart. The disk cannot be written (full, read-only, failing): what lies on it can
 still be read. It is damaged, or the application has closed its descriptors: it is opened again, which repairs it.
 Its directory was deleted or replaced: what lies in the old one can be read as long as it is open, and moves to the
-new one.
+new one. If only its log was, everything moves from that into the database.
 
 No method raises for any of these but ``read``; the caller holds a lock.
 """
@@ -83,7 +83,7 @@ class Shelf:
         if self._disk is not None and self._readable and not self._disk.intact():
             self._fail(StoreDamagedError(CLOSED))
             at_once = True
-        replaced = self._disk is not None and self._trouble is None and self._disk.replaced()
+        replaced = self._disk is not None and self.works and (self._disk.replaced() or self._disk.log_replaced())
         if not (replaced or at_once) and self._clock() < self._next_look:
             return next_key
         self._next_look = self._clock() + self._look_every_s
@@ -171,7 +171,11 @@ class Shelf:
         """Have a disk at the path again; gives the next key, raises StoreError or SpoolInUseError."""
         disk = self._disk
         if disk is not None and self._readable:
-            return self._move(disk, next_key) if disk.replaced() else next_key
+            if disk.replaced():
+                return self._move(disk, next_key)
+            if disk.log_replaced():
+                disk.renew_log()
+            return next_key
         if disk is not None:
             self._put_out_of_sight(disk)
         opened = self._open_disk()

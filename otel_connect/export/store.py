@@ -97,6 +97,12 @@ class Disk(Store, Protocol):
     def let_go(self) -> None:
         """Give its place up for another one; what is open stays readable."""
 
+    def log_replaced(self) -> bool:
+        """Whether a file in it that only the next start opens by its name is not there any more."""
+
+    def renew_log(self) -> None:
+        """Have that file in its place again; raises StoreError."""
+
     def growth_left(self, leave: float) -> int:
         """Bytes that can be added while ``leave`` (a share) of the file system stays free."""
 

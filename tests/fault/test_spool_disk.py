@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from otel_connect.errors import SpoolInUseError
+from otel_connect.export.descriptors import numbers_of
+from otel_connect.export.disk import DATABASE, WAL
 from otel_connect.export.ledger import Reason
 from otel_connect.export.recovery import examine, open_disk
 from otel_connect.export.spool import Limits
@@ -257,6 +259,155 @@ def test_a_directory_that_was_filled_by_another_run_is_taken_over(tmp_path: Path
     bench.close()
 
 
+def remove_database(path: Path) -> None:
+    (path / DATABASE).unlink()
+
+
+def remove_log(path: Path) -> None:
+    (path / WAL).unlink()
+
+
+def remove_all_files(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def replace_database(path: Path) -> None:
+    shutil.copy(path / DATABASE, path / "copy")
+    (path / "copy").rename(path / DATABASE)
+
+
+def replace_log(path: Path) -> None:
+    shutil.copy(path / WAL, path / "copy")
+    (path / "copy").rename(path / WAL)
+
+
+def move_directory(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+GONE = [
+    shutil.rmtree,
+    move_directory,
+    remove_all_files,
+    remove_database,
+    replace_database,
+    remove_log,
+    replace_log,
+]
+
+
+def as_after_a_kill(path: Path, to: Path) -> SpoolBench:
+    """Open what the next process would find if this one were killed now."""
+    return SpoolBench(Path(shutil.copytree(path, to)))
+
+
+@pytest.mark.parametrize("how", GONE, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["all-in-the-log", "half-in-the-database"])
+def test_a_kill_after_files_were_removed_costs_nothing(
+    how: Callable[[Path], object], checkpointed: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "spool"
+    bench = SpoolBench(path)
+    put_all(bench, bodies(2))
+    if checkpointed:
+        bench.close()
+        bench = SpoolBench(path)
+    put_all(bench, bodies(2, first=2))
+    how(path)
+    put_all(bench, bodies(2, first=4))
+    assert degraded(bench) is None
+    assert numbers_of(path / WAL), "SQLite writes to a log that has no name"
+    again = as_after_a_kill(path, tmp_path / "killed")
+    assert set(again.bodies()) == set(bodies(6))
+    assert again.account().dropped == {}
+    again.close()
+    assert set(bench.bodies()) == set(bodies(6))
+    bench.close()
+    empty = SpoolBench(path)
+    assert empty.bodies() == []
+    empty.close()
+
+
+@pytest.mark.parametrize("how", GONE, ids=lambda how: how.__name__)
+def test_removed_files_do_not_stay_open(how: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    bench = SpoolBench(path)
+    for number in range(3):
+        put_all(bench, bodies(1, first=number))
+        how(path)
+        bench.look()
+        if how is move_directory:
+            shutil.rmtree(path.with_name("moved"))
+    assert [link for link in open_files() if link.startswith(str(tmp_path)) and link.endswith("(deleted)")] == []
+    bench.close()
+
+
+def open_files() -> list[str]:
+    """Return what the descriptors of this process lead to."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that the list is read by
+            found.append(str(link.readlink()))
+    return found
+
+
+def test_a_removed_log_is_noticed_without_anything_coming_in(tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(3))
+    remove_log(tmp_path / "spool")
+    bench.look()
+    again = as_after_a_kill(tmp_path / "spool", tmp_path / "killed")
+    assert again.bodies() == bodies(3)
+    again.close()
+    bench.close()
+
+
+def test_a_log_that_is_removed_while_the_file_system_is_full_is_kept_until_there_is_room(small: Path) -> None:
+    path = small / "spool"
+    bench = SpoolBench(path, LARGE)
+    put_all(bench, bodies(20))
+    fill(small / "other")
+    remove_log(path)
+    fill(small / "more")
+    put_all(bench, bodies(2, first=20))
+    assert "full" in (degraded(bench) or "")
+    (small / "other").unlink()
+    bench.look()
+    assert degraded(bench) is None
+    again = as_after_a_kill(path, small / "killed")
+    assert again.bodies() == bodies(22)
+    again.close()
+    bench.close()
+
+
+def test_a_log_that_was_put_there_with_its_database_is_read(tmp_path: Path) -> None:
+    path, backup = tmp_path / "spool", tmp_path / "backup"
+    bench = SpoolBench(path)
+    put_all(bench, bodies(3, first=100))
+    shutil.copytree(path, backup)
+    assert bench.bodies() == bodies(3, first=100)
+    put_all(bench, bodies(3))
+    for name in (WAL, DATABASE):
+        (backup / name).rename(path / name)
+    bench.look()
+    assert bench.account() == (6, 3, 6, {}, 3)
+    assert sorted(bench.bodies()) == sorted(bodies(3) + bodies(3, first=100))
+    bench.close()
+
+
+@pytest.mark.parametrize("how", [shutil.rmtree, replace_database], ids=lambda how: how.__name__)
+def test_a_log_in_the_place_of_ours_is_not_removed_at_the_end(how: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    first = open_disk(path).store
+    how(path)
+    path.mkdir(mode=0o700, exist_ok=True)
+    (path / WAL).unlink(missing_ok=True)
+    (path / WAL).write_bytes(b"another's")
+    first.close()
+    assert (path / WAL).read_bytes() == b"another's"
+
+
 def test_a_database_that_is_damaged_under_us(tmp_path: Path) -> None:
     bench = SpoolBench(tmp_path / "spool")
     put_all(bench, bodies(300, 30_000))
@@ -459,6 +610,13 @@ class Faulty:
 
     def replaced(self) -> bool:
         return self._inner.replaced()
+
+    def log_replaced(self) -> bool:
+        return self._inner.log_replaced()
+
+    def renew_log(self) -> None:
+        self._call()
+        self._inner.renew_log()
 
     def shrink(self) -> None:
         self._call()

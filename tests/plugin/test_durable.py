@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import grpc
 import pytest
 
 from otel_connect.errors import SpoolInUseError
+from otel_connect.export.disk import WAL
 from otel_connect.export.recovery import open_disk
 from otel_connect.plugin.slots import slots
 from tests.plugin.test_application import KINDS, PROTOCOLS, variables
@@ -81,6 +83,33 @@ def test_kill_9_costs_nothing_that_was_exported(tmp_path: Path) -> None:
             await_until(lambda: len(Arrived(receiver).logs) >= 4)
         arrived = Arrived(receiver)
     assert arrived.bodies == ["ordered one", "ordered two", "ordered three", "ordered last"]
+    assert_empty(tmp_path)
+
+
+REMOVALS: dict[str, Callable[[Path], object]] = {
+    "the spool": lambda slot: shutil.rmtree(slot.parent),
+    "the log": lambda slot: (slot / WAL).unlink(),
+}
+
+
+@pytest.mark.parametrize("remove", list(REMOVALS.values()), ids=list(REMOVALS))
+def test_kill_9_after_files_of_the_spool_were_removed_costs_nothing_that_was_exported(
+    remove: Callable[[Path], object], tmp_path: Path
+) -> None:
+    with HttpReceiver(repeat(DOWN)) as receiver:
+        shop = variables(tmp_path, receiver.endpoint, **SOON)
+        with Application(shop) as application:
+            application.tell("order before 1")
+            await_until(tried(receiver, "ordered before"))
+            remove(tmp_path / "spool" / "0")
+            for name in ("after", "last"):
+                application.tell(f"order {name} 1")
+                await_until(tried(receiver, f"ordered {name}"))
+            application.kill()
+        receiver.answer()
+        with Application(shop):
+            await_until(lambda: len(Arrived(receiver).logs) >= 3)
+        assert sorted(Arrived(receiver).bodies) == ["ordered after", "ordered before", "ordered last"]
     assert_empty(tmp_path)
 
 
