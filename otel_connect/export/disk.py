@@ -70,7 +70,7 @@ class DiskStore:
         self._descriptors: Sequence[Descriptor] = ()
         directory.create(DATABASE)
         path = directory.path / DATABASE
-        self._lock = _take_lock(path)
+        self._lock = take_lock(path)
         try:
             with GATE.passage(), _translated(path):
                 self._open(path)
@@ -340,8 +340,8 @@ class DiskStore:
         return tally
 
 
-def _take_lock(path: Path) -> OwnDescriptor:
-    """Lock the database, for which there may be nothing to wait but the end of its last holder."""
+def take_lock(path: Path) -> OwnDescriptor:
+    """Lock a database, for which there may be nothing to wait but the end of its last holder; raises StoreError."""
     deadline = time.monotonic() + _LONGEST_END_S
     try:
         while True:

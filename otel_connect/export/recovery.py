@@ -10,12 +10,12 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from otel_connect.export import directory as directories
 from otel_connect.export.directory import LEAVE_FREE, Directory
-from otel_connect.export.disk import DATABASE, WAL, DiskStore
+from otel_connect.export.disk import DATABASE, WAL, DiskStore, take_lock
 from otel_connect.export.rows import Tally
 from otel_connect.export.salvage import PAGE, TALLY_PAGE, Pages, Salvage, fits, read_wal
 from otel_connect.export.store import SIGNALS, Batch, Opened, StoreDamagedError, StoreError
@@ -89,16 +89,12 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     _log.warning("spool: %s; it moves aside, and what is intact is kept", why)
     _forget_old(path, _ASIDE_KEPT - 1)
     directory.create(DATABASE)
-    fresh = DiskStore(Directory(path / _UNFINISHED))
-    try:
-        tally = _salvage_into(fresh, path, wal, noted)
-        fresh.catch_up(tally)
-    finally:
-        fresh.close()
-    if wal:
-        _write(path / WAL, wal)  # SQLite may have emptied it meanwhile, and it may be looked at
+    with closing(take_lock(path / DATABASE)):  # somebody may hold it whose lock of the directory was removed
+        tally = _write_intact(path, wal, noted)
     (path / _UNFINISHED).rename(path / _MENDED)
     directory.sync()
+    with suppress(OSError):  # SQLite may have emptied it meanwhile, and it may be looked at
+        _write(path / WAL, wal)
     _put_in_place(directory)
     store = _verified(directory, b"", noted)
     expected = dict(zip(SIGNALS, tally.records, strict=True))
@@ -106,6 +102,15 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     intact = sum(total.records for total in store.totals.values())
     _log.warning("spool: %d records were intact, %d are lost", intact, sum(lost.values()))
     return Opened(store, lost)
+
+
+def _write_intact(path: Path, wal: bytes, noted: Tally) -> Tally:
+    """Write what is intact to a database beside; gives the latest tally there is."""
+    with closing(DiskStore(Directory(path / _UNFINISHED))) as fresh:
+        tally = _salvage_into(fresh, path, wal, noted)
+        fresh.catch_up(tally)
+        fresh.checkpoint()  # its log is not going to be put in place
+        return tally
 
 
 def _salvage_into(fresh: DiskStore, path: Path, wal: bytes, noted: Tally) -> Tally:

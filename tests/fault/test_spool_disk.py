@@ -114,6 +114,30 @@ def test_without_anything_to_drop_on_a_full_file_system_memory_is_used(small: Pa
     again.close()
 
 
+def test_a_spool_is_mended_whatever_room_there_is(small: Path, tmp_path: Path) -> None:
+    bench = SpoolBench(tmp_path / "spool")
+    put_all(bench, bodies(30))
+    shutil.copytree(tmp_path / "spool", tmp_path / "image")
+    bench.close()
+    edge = 0
+    for room in range(0, 1 << 20, 1 << 15):
+        path = Path(shutil.copytree(tmp_path / "image", small / "spool"))
+        os.truncate(path / DATABASE, 0)
+        with (path / WAL).open("r+b") as file:
+            file.write(bytes(32))
+        fill(small / "other")
+        os.truncate(small / "other", (small / "other").stat().st_size - room)
+        bench = SpoolBench(path)
+        edge += degraded(bench) is not None
+        (small / "other").unlink()
+        bench.look()
+        assert degraded(bench) is None
+        assert (bench.bodies(), bench.account().dropped) == (bodies(30), {}), room
+        bench.close()
+        shutil.rmtree(path)
+    assert 0 < edge < 32
+
+
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Path]:
     """Mount an ext4 of 32 MiB that turns read-only when it finds an error."""

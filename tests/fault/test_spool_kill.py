@@ -4,13 +4,14 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from otel_connect.export.disk import DATABASE
+from otel_connect.export.disk import DATABASE, WAL
 from otel_connect.export.ledger import Reason
 from otel_connect.export.salvage import PAGE
 from otel_connect.export.spool import Limits
@@ -19,6 +20,7 @@ from tests.support.spool import SpoolBench, request
 
 SIGNALS = tuple(Signal)
 KILLS = 30
+STEPS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 
 
 def run_until_killed(work: Callable[[int], None], after_s: float) -> bytes:
@@ -149,3 +151,38 @@ def test_mending_may_be_killed_at_any_moment(damaged: Path, tmp_path: Path) -> N
             break
         after_s *= 1.15
     assert cut_short > 3
+
+
+def test_mending_may_be_killed_before_any_of_its_steps(damaged: Path, tmp_path: Path) -> None:
+    with (damaged / WAL).open("r+b") as file:  # so that nobody can put it into the database first
+        file.write(bytes(32))
+
+    def mend_until(step: int) -> Callable[[int], None]:
+        def work(tell: int) -> None:
+            left = step
+
+            def count(event: str, _: object) -> None:
+                nonlocal left
+                left -= event in STEPS
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(count)
+            SpoolBench(path)
+            os.write(tell, b"mended")
+
+        return work
+
+    path = tmp_path / "spool"
+    for step in range(1, 200):
+        shutil.copytree(damaged, path)
+        told = run_until_killed(mend_until(step), 60)
+        bench = SpoolBench(path)
+        assert {int(body.split(b" ")[0]) for body in bench.bodies()} == set(range(80)), step
+        assert bench.account().dropped == {}
+        bench.close()
+        shutil.rmtree(path)
+        if told:
+            break
+    assert told
+    assert step > 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_connect.export.directory import LOCK
-from otel_connect.export.disk import DATABASE, DiskStore
+from otel_connect.export.disk import DATABASE, WAL, DiskStore
 from otel_connect.export.forks import GATE
 from otel_connect.export.recovery import open_disk
 from otel_connect.export.store import Batch, Opened, StoreError, make_batch
@@ -115,6 +115,21 @@ def test_a_child_that_closes_the_store_of_its_parent_leaves_the_files_as_they_ar
     assert b"after" in wal
     store.close()
     assert found(open_disk(slot)) == [b"before", b"after"]
+
+
+def test_a_damaged_database_that_another_process_holds_is_not_mended(tmp_path: Path) -> None:
+    slot = tmp_path / "0"
+    with holder(slot) as first:
+        first.write("first")
+        (slot / LOCK).unlink()
+        with (slot / WAL).open("r+b") as log:
+            log.write(bytes(32))
+        before = sorted(path.name for path in slot.iterdir())
+        with pytest.raises(StoreError, match="locked"):
+            open_disk(slot)
+        assert sorted(path.name for path in slot.iterdir()) == sorted([*before, LOCK])
+        first.write("second")
+    assert found(open_disk(slot)) == [b"first\n", b"second\n"]
 
 
 class Forking(list[Batch]):
