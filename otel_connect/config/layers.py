@@ -1,5 +1,6 @@
 """Values in layers, later ones winning key by key, and where each of them came from."""
 
+import errno
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from otel_connect.config.files import read_file
 from otel_connect.config.section import Context, Section
 from otel_connect.config.words import complaint
 from otel_connect.errors import ConfigError
@@ -73,13 +75,11 @@ class Loaded(NamedTuple, Generic[S]):
 def file_layer(path: Path) -> Layer:
     """Read a TOML file; its problems name the file, and the line where the syntax is wrong."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_BYTES + 1)
-        if len(content) > _FILE_BYTES:
-            return _unreadable(f"{path}: is larger than 1 MiB, so it is no configuration; name another file")
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(read_file(path, _FILE_BYTES).decode())
         values = dict(_flatten(document, ()))
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            return _unreadable(f"{path}: is larger than 1 MiB, so it is no configuration; name another file")
         return _unreadable(f"{path}: cannot be read ({error.strerror}); name a readable file")
     except UnicodeDecodeError as error:
         return _unreadable(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8")

@@ -10,6 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
+from otel_connect.config.files import PEM_BYTES, check_file, read_file
 from otel_connect.enrich.pods import Names, names
 from otel_connect.errors import ConfigError
 
@@ -17,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 5.0
 _MOST_BYTES = 32 << 20
+_MOST_TOKEN = 64 << 10
 
 REFRESH_S = 30.0
 """How old an answer becomes at most; labels change, and containers go."""
@@ -36,6 +38,8 @@ class KubeletClient:
         self._url = url.rstrip("/") + "/pods"
         self._token_file = token_file
         try:
+            if certificate is not None:
+                check_file(certificate, PEM_BYTES)
             context = ssl.create_default_context(cafile=certificate)
         except OSError as error:
             problem = f"enrich.kubelet_certificate: {certificate} cannot be read ({error.strerror or error})"
@@ -51,7 +55,7 @@ class KubeletClient:
             request = urllib.request.Request(self._url, headers={"Accept": "application/json"})  # noqa: S310
             if self._token_file is not None:
                 # Without blanks: what cannot stand in a header would be shown in the error.
-                token = "".join(self._token_file.read_text(encoding="ascii").split())
+                token = "".join(read_file(self._token_file, _MOST_TOKEN).decode("ascii").split())
                 request.add_unredirected_header("Authorization", f"Bearer {token}")
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
                 body = answer.read(_MOST_BYTES + 1)

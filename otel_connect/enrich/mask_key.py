@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from otel_connect.config import EnrichConfig
+from otel_connect.config.files import read_file
 from otel_connect.enrich.masks import Masks, hash_mask, prefix_mask
 from otel_connect.errors import ConfigError
 
@@ -22,8 +23,7 @@ def masks(config: EnrichConfig) -> Masks | None:
 
 def _read_key(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            key = file.read(_MOST_BYTES).rstrip(b"\r\n")  # editors end a file with a newline
+        key = read_file(path, _MOST_BYTES).rstrip(b"\r\n")  # editors end a file with a newline
     except OSError as error:
         raise ConfigError(
             [f"enrich.mask_key_file: {path} cannot be read ({error.strerror}); name a readable file"]

@@ -13,6 +13,7 @@ import grpc
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
+from otel_connect.config.files import PEM_BYTES, check_file, read_file
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import Endpoint
 
@@ -38,12 +39,15 @@ def file_problems(endpoint: Endpoint) -> list[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if endpoint.certificate is not None:
         try:
+            check_file(endpoint.certificate, PEM_BYTES)
             context.load_verify_locations(cafile=endpoint.certificate)
         except OSError as error:
             place = f"{endpoint.name('certificate')}: {endpoint.certificate}"
             problems.append(_file_problem("certificate", place, error))
     if endpoint.client_certificate is not None:
         try:
+            for path in filter(None, (endpoint.client_certificate, endpoint.client_key)):
+                check_file(path, PEM_BYTES)
             # The empty password keeps OpenSSL from asking for one at the terminal.
             context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
         except OSError as error:
@@ -63,6 +67,7 @@ def client_context(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) 
         if authority.is_dir():
             context.load_verify_locations(capath=authority)
         else:
+            check_file(authority, PEM_BYTES)
             context.load_verify_locations(cafile=authority)
         if endpoint.client_certificate is not None:
             context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
@@ -76,7 +81,7 @@ def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
     if problems := file_problems(endpoint):
         raise ConfigError(problems)
     try:
-        roots, chain, key = (None if path is None else path.read_bytes() for path in _paths(endpoint))
+        roots, chain, key = (None if path is None else read_file(path, PEM_BYTES) for path in _paths(endpoint))
     except OSError as error:  # changed since it was checked
         raise ConfigError([f"certificates: cannot be read ({error})"]) from error
     return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)

@@ -91,11 +91,6 @@ def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tm
     assert said in line
 
 
-def test_a_device_without_an_end_is_no_configuration() -> None:
-    (line,) = problems(file_layer(Path("/dev/zero")))
-    assert "is larger than 1 MiB" in line
-
-
 @pytest.mark.parametrize("key", ["timeout_ms", "metric_interval_ms", "spool_bytes", "queue_bytes", "request_bytes"])
 def test_numbers_that_nothing_can_hold_are_refused(key: str) -> None:
     (line,) = problems(Layer({f"export.{key}": 10**24}, {f"export.{key}": key}))

@@ -145,8 +145,10 @@ def test_a_key_file_that_cannot_be_used_is_one_line(content: bytes | None, tmp_p
     assert re.match(rf"enrich.mask_key_file: {re.escape(str(file))} (cannot be read|holds \d+ bytes)", line)
 
 
-def test_an_endless_key_file_is_read_to_a_bound() -> None:
-    assert masks(configured(mask_addresses="hash", mask_key_file="/dev/urandom")) is not None
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
+def test_a_device_is_no_key_file(device: str) -> None:
+    with pytest.raises(ConfigError, match="is a device, not a regular file"):
+        masks(configured(mask_addresses="hash", mask_key_file=device))
 
 
 def test_a_hash_without_a_key_is_refused() -> None:
