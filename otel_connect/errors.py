@@ -28,8 +28,13 @@ class ConfigError(OtelConnectError):
     exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(map(_one_line, problems))
+        super().__init__("\n".join(self.problems))
+
+
+def _one_line(problem: str) -> str:
+    """Escape what is not printable: names of files, and values, may hold anything."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in problem)
 
 
 class SpoolInUseError(ConfigError):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator
 from otel_connect.config.export import Compression, ExportConfig, File, Output, Protocol, SignalConfig
 from otel_connect.config.filters import FilterConfig
 from otel_connect.config.layers import STARTED_IN, Layer, Loaded, Places, file_layer, load
-from otel_connect.config.networks import KnownPeer, without_duplicates
+from otel_connect.config.networks import KnownPeer, is_host, without_duplicates
 from otel_connect.config.section import Section
 
 __all__ = [
@@ -80,7 +80,7 @@ class CaptureConfig(Section):
 def _http_url(value: str) -> str:
     try:
         url = urlsplit(value)
-        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        good = url.scheme in {"http", "https"} and is_host(url.hostname or "") and url.port != 0
     except ValueError:
         good = False
     if not good:
@@ -205,10 +205,8 @@ def parse_listen(text: str) -> Listen:
     name = host.removeprefix("[").removesuffix("]")
     if not name or (":" in name) is not host.startswith("[") or not (port.isascii() and port.isdigit()):
         raise ValueError(f"must be HOST:PORT, such as {DEFAULT_LISTEN}, or unix:/PATH, or off")
-    try:
-        name.encode("idna")
-    except UnicodeError:
-        raise ValueError("must have a host that a name can be looked up for") from None
+    if not is_host(name):
+        raise ValueError("must have a host that a name can be looked up for")
     if not 0 < int(port[:6]) < 1 << 16:
         raise ValueError("must have a port from 1 to 65535")
     return Listen("", name, int(port))

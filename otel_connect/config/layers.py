@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from otel_connect.config.files import read_file
 from otel_connect.config.section import Context, Section
-from otel_connect.config.words import complaint
+from otel_connect.config.words import complaint, shown_key
 from otel_connect.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -75,7 +75,7 @@ class Loaded(NamedTuple, Generic[S]):
 def file_layer(path: Path) -> Layer:
     """Read a TOML file; its problems name the file, and the line where the syntax is wrong."""
     try:
-        document = tomllib.loads(read_file(path, _FILE_BYTES).decode())
+        document = tomllib.loads(read_file(path, _FILE_BYTES).decode("utf-8-sig"))  # editors put a mark there
         values = dict(_flatten(document, ()))
     except OSError as error:
         if error.errno == errno.EFBIG:
@@ -87,7 +87,7 @@ def file_layer(path: Path) -> Layer:
         return _unreadable(f"{path}: is not valid TOML: {error}")
     except (ValueError, RecursionError):  # what the parser itself lets through
         return _unreadable(f"{path}: has a number too long or a table nested too deep to be read; shorten it")
-    return Layer(values, {key: f"{path}: {key if key.isprintable() else ascii(key)}" for key in values})
+    return Layer(values, {key: f"{path}: {shown_key(key)}" for key in values})
 
 
 def _working_directory() -> Path:

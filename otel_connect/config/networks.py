@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, NamedTuple, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -13,6 +13,22 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 _MAPPED_BITS = 96
 _LAST_PORT = 65535
 _PORTS = re.compile(r"([0-9]{1,5})(?: ?- ?([0-9]{1,5}))?")
+_NO_HOST = re.compile(r"""[\s"<>\\^`{|}/?#@]""")
+
+
+def is_host(name: str) -> bool:
+    """Whether this is an address, without brackets, or a name that can be looked up."""
+    if ":" in name:
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(name) and name.isprintable() and not _NO_HOST.search(name)
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:

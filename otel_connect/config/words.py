@@ -51,6 +51,11 @@ def complaint(model: type[Section], detail: ErrorDetails, origins: Mapping[str, 
     return f"{place}: {words}{_found(location, detail['input'])}"
 
 
+def shown_key(key: str) -> str:
+    """Write a key so that it can be seen, and is one line."""
+    return key if key and key.isprintable() else ascii(key)
+
+
 def keys(model: type[Section], prefix: str = "") -> Iterator[str]:
     """Name all keys of a model that are no sections, with their dots."""
     for name, field in model.model_fields.items():
@@ -95,7 +100,7 @@ def _place(location: Sequence[int | str], origins: Mapping[str, str]) -> str:
     for inner, place in origins.items():
         if inner.startswith(f"{key}.") and place.endswith(inner):
             return place.removesuffix(inner) + key
-    return key if key.isprintable() else ascii(key)
+    return shown_key(key)
 
 
 def _place_in_list(parts: Sequence[int | str]) -> str:

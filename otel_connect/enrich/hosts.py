@@ -49,6 +49,6 @@ def parse_hosts(content: bytes) -> dict[str, str]:
         with suppress(ValueError):
             found = ipaddress.ip_address(address.decode("ascii", "replace"))
             mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-            if name and len(name) <= _NAME_CHARACTERS:
+            if name and len(name) <= _NAME_CHARACTERS and name.isprintable():
                 table.setdefault(str(mapped or found), name)
     return table

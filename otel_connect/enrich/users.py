@@ -97,5 +97,7 @@ def parse_passwd(content: bytes) -> dict[int, str]:
     for line in content.splitlines():
         name, _, *fields = [*line.split(b":", 3), b"", b""]
         if name and len(name) <= _MOST_NAME and name[:1] not in b"#+-" and fields[0].isdigit() and len(fields[0]) <= 10:
-            table.setdefault(int(fields[0]), name.decode("utf-8", "backslashreplace"))
+            shown = name.decode("utf-8", "backslashreplace")
+            if shown.isprintable():
+                table.setdefault(int(fields[0]), shown)
     return table

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import otel_connect
 from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
+from otel_connect.config.networks import is_host
 from otel_connect.errors import ConfigError
 from otel_connect.model import Signal
 
@@ -199,11 +200,17 @@ def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:
         raise ValueError("carries a query or a fragment; move keys to the headers")
     if parts.scheme not in {"http", "https"}:
         raise ValueError(f"has the unknown scheme {parts.scheme!r}; use http or https, with a host")
+    _check_place(parts, port, text)
+    return parts
+
+
+def _check_place(parts: SplitResult, port: int | None, text: str) -> None:
     if not parts.hostname:
         raise ValueError(f"has no host: {text!r}")
+    if not is_host(parts.hostname):
+        raise ValueError(f"has a host that cannot be looked up: {text!r}")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(f"has no usable port: {text!r}")
-    return parts
 
 
 def _http_url(parts: SplitResult, suffix: str) -> str:

@@ -81,6 +81,7 @@ def test_header_names_may_hold_dots(tmp_path: Path) -> None:
         (b"a." * 5000 + b"b = 1", "nested too deep"),
         (b"#" * (1 << 20) + b"\n", "is larger than 1 MiB"),
         (b'"a\\u001b\\nb" = 1', "'a\\x1b\\nb': no such key"),
+        (b'"" = 1', ": '': no such key"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tmp_path: Path) -> None:
@@ -89,6 +90,19 @@ def test_a_file_that_cannot_be_read_is_one_problem(content: bytes, said: str, tm
     (line,) = problems(file_layer(file))
     assert line.startswith(str(file))
     assert said in line
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_bytes(b"\xef\xbb\xbf[export]\nqueue_bytes = 65536\n")
+    assert build([file_layer(file)]).export.queue_bytes == 65536
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x1b[31mb", "a\u2028b", "a\udcffb"])
+def test_a_problem_is_one_line_whatever_a_file_is_called(name: str, tmp_path: Path) -> None:
+    shown = ascii(name)[1:-1]
+    (line,) = problems(file_layer(tmp_path / name))
+    assert line == f"{tmp_path}/{shown}: cannot be read (No such file or directory); name a readable file"
 
 
 @pytest.mark.parametrize("key", ["timeout_ms", "metric_interval_ms", "spool_bytes", "queue_bytes", "request_bytes"])
@@ -108,7 +122,19 @@ def test_addresses_that_the_system_does_not_take_are_refused(address: str) -> No
     assert "must " in line
 
 
-@pytest.mark.parametrize("url", ["node-7:10250", "file:///etc/passwd", "https://", "https://a:x", "https://a:0", ""])
+STRANGE = (
+    "https://a b:1/",
+    "https://a\x1bb:1/",
+    "https://..:1/",
+    "https://a\u202eb:1",
+    "https://[a]:1",
+    'https://a"b:1',
+)
+
+
+@pytest.mark.parametrize(
+    "url", ["node-7:10250", "file:///etc/passwd", "https://", "https://a:x", "https://a:0", "", *STRANGE]
+)
 def test_what_is_no_url_of_a_kubelet_is_refused(url: str) -> None:
     (line,) = problems(layer(enrich__kubelet_url=url))
     assert "must be a URL, for example https://node-7:10250" in line

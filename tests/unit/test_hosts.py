@@ -17,7 +17,12 @@ def test_the_first_name_of_the_first_line_counts() -> None:
     assert parse_hosts(content) == {"10.0.0.1": "db.internal", "10.0.0.2": "mapped", "fd00::1": "six"}
 
 
-@pytest.mark.parametrize("line", [b"10.0.0.1", b"10.0.0 a", b"a b", b"", b"\xff\xfe x", b"10.0.0.1 " + b"n" * 300])
+STRANGE = (b"10.0.0.1 a\x1b[31mb", b"10.0.0.1 a\0b", b"10.0.0.1 a\xe2\x80\xaeb")
+
+
+@pytest.mark.parametrize(
+    "line", [b"10.0.0.1", b"10.0.0 a", b"a b", b"", b"\xff\xfe x", b"10.0.0.1 " + b"n" * 300, *STRANGE]
+)
 def test_lines_that_are_of_another_form_are_left_out(line: bytes) -> None:
     assert parse_hosts(line) == {}
 

@@ -101,7 +101,12 @@ def test_the_databases_that_stay_are_asked_once_for_a_user_and_the_others_for_ea
     assert host.looks == 2
 
 
-@pytest.mark.parametrize("line", [b"a", b"a:x", b"a:x:y:", b":x:1:", b"a:x::", b"+nis:x:1:", b"#a:x:1:", b"a:x:-1:"])
+STRANGE = (b"ro\x1b[31mot:x:1:", b"ro\0ot:x:1:", b"a\xe2\x80\xaeb:x:1:")
+
+
+@pytest.mark.parametrize(
+    "line", [b"a", b"a:x", b"a:x:y:", b":x:1:", b"a:x::", b"+nis:x:1:", b"#a:x:1:", b"a:x:-1:", *STRANGE]
+)
 def test_lines_of_another_form_are_left_out(line: bytes) -> None:
     assert parse_passwd(line) == {}
 
