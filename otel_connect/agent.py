@@ -12,6 +12,7 @@ from typing import Protocol
 
 from otel_connect.capture.kernel import Drained, Fill
 from otel_connect.capture.outcome import decide
+from otel_connect.enrich.asking import NotYetError
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.superseded import Races
@@ -26,6 +27,8 @@ _COUNTED_UP_TO = 1000  # attempts in progress: to count them is to copy them
 _TALLIES_EVERY_S = 1.0
 _EARLY_SHARE = 0.1  # of the time, for taking tallies before the second is over: the loop waits for the kernel meanwhile
 _SEGMENTS = 512  # in a round: a flood of DNS must not stop the loop
+_UNREAD = 1000
+_UNREAD_NS = 5_000_000_000  # a worker that keeps silent is given up before, and another one answers
 _ENRICHER_ENDS_S = 1.0  # a kubelet is on this host: it answers in milliseconds, or not at all
 
 
@@ -138,6 +141,7 @@ class Agent:
         self._monotonic_ns = monotonic_ns
         self._races = Races()
         self._unrecorded = Unrecorded(source, output)
+        self._unread: list[tuple[ConnectEvent, int]] = []
         self._run = os.urandom(6).hex()
         self._read = 0
         self._shown = self._unwritten = 0
@@ -177,6 +181,7 @@ class Agent:
             hooks=tuple(self._source.hooks),
             **self._source.fill()._asdict(),
             unnamed=self._unnamed + self._enricher.misses,
+            silent=self._enricher.silent,
             at_unix_ns=self._wall_ns(),
             throttles=self._unrecorded.at_work(),
             names=self._names_state(),
@@ -204,7 +209,7 @@ class Agent:
                 "output_io": self._unwritten,
             },
             probe_missed=self._source.missed() + before.call_full,
-            waiting=self._races.waiting,
+            waiting=self._races.waiting + len(self._unread),
         )
         if balance.difference <= _COUNTED_UP_TO:
             counted = self._source.in_progress()
@@ -256,10 +261,19 @@ class Agent:
             self._listening.follow(drained.events, drained.askers)
             self._enricher.overhear(drained.events, drained.askers, self._listening.drain(_SEGMENTS))
 
-    def _hand_over(self, events: Sequence[ConnectEvent]) -> None:
-        if events or self._races.waiting:
-            now = self._wall_ns()
-            self._show(self._races.judge([self._attempt(event, now) for event in events], self._monotonic_ns()))
+    def _hand_over(self, events: Sequence[ConnectEvent], *, patient: bool = True) -> None:
+        if not (events or self._unread or self._races.waiting):
+            return
+        now, observed = self._monotonic_ns(), self._wall_ns()
+        attempts = []
+        waiting, self._unread = [*self._unread, *((event, now) for event in events)], []
+        for event, since in waiting:
+            may_wait = patient and now - since < _UNREAD_NS and len(self._unread) < _UNREAD
+            try:
+                attempts.append(self._attempt(event, observed, patient=may_wait))
+            except NotYetError:
+                self._unread.append((event, since))
+        self._show(self._races.judge(attempts, now))
 
     def _show(self, decided: list[Attempt]) -> None:
         if not decided:
@@ -271,12 +285,12 @@ class Agent:
         self._unwritten += unwritten
         self._shown += len(attempts) - unwritten
 
-    def _attempt(self, event: ConnectEvent, observed_unix_ns: int) -> Attempt:
+    def _attempt(self, event: ConnectEvent, observed_unix_ns: int, *, patient: bool) -> Attempt:
         return Attempt(
             event=event,
             verdict=decide(event),
             superseded=False,  # until it is found to be
-            named=self._enricher.name(event),
+            named=self._enricher.name(event, patient=patient),
             observed_unix_ns=observed_unix_ns,
             event_id=f"{self._run}-{event.cpu}-{event.sequence}",
         )
@@ -295,7 +309,7 @@ class Agent:
             pass
         self._count()
         self._unrecorded.end()
-        self._hand_over(self._source.take_in_progress())
+        self._hand_over(self._source.take_in_progress(), patient=False)
         self._show(self._races.end())
         state = self.state()
         self._output.close(state)

@@ -446,7 +446,7 @@ class Balance(NamedTuple):
     probe_missed: int
     """Runs of a probe that the kernel skipped: unseen, so beside the account."""
     waiting: int = 0
-    """Ended and read; whether they were superseded is not known yet."""
+    """Ended and read; whether they were superseded, or something of their process, is not known yet."""
 
     @property
     def difference(self) -> int:

@@ -17,6 +17,7 @@ from otel_connect.capture.privileges import drop_privileges
 from otel_connect.config import Configuration, Loaded
 from otel_connect.config import Output as OutputKind
 from otel_connect.encode.events import started
+from otel_connect.enrich.asking import start_reader
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.procfs import sees_host_processes
@@ -26,7 +27,7 @@ from otel_connect.export.exporter import OtlpExporter
 from otel_connect.json_output import JsonLines
 from otel_connect.life import Life
 from otel_connect.outputs import ConsoleView, Telemetry, make_telemetry
-from otel_connect.running import Running, StatusPages, make_enricher
+from otel_connect.running import Running, StatusPages, first_process, make_enricher
 from otel_connect.serve.console import ConsoleOutput, colour_wanted, terminal_width
 from otel_connect.serve.lines import Lines
 from otel_connect.serve.systemd import ServiceManager
@@ -62,6 +63,7 @@ def run_agent(
         stack.callback(manager.close)
         pages = StatusPages(configuration)
         stack.callback(pages.close)
+        reader = stack.enter_context(start_reader()) if host_processes else None
         own_pid, enrich = os.getpid() if host_processes else 0, configuration.enrich
         capture = stack.enter_context(
             KernelCapture(configuration.capture, own_pid, askers=enrich.names, command_args=enrich.command_args)
@@ -69,11 +71,14 @@ def run_agent(
         listening = listen() if enrich.names else None
         if listening is not None:
             stack.enter_context(listening)
+        if reader is not None:
+            reader.await_first()
+        init = first_process() if host_processes else None
         # Before the first thread: each thread has what the one that starts it has.
         backends = stack.enter_context(Backends()) if configuration.enrich.conntrack else None
         drop_privileges(lambda: (capture.in_progress(), capture.missed()), asks_conntrack=backends is not None)
         output, where, lines = _open_output(configuration)
-        new_enricher = partial(make_enricher, host_processes=host_processes, backends=backends)
+        new_enricher = partial(make_enricher, reader=reader, init=init, backends=backends)
         interval_s = configuration.capture.drain_interval_ms / 1000
         agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=listening)
         agent.filter(Filters(configuration.filter))

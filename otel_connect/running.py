@@ -8,28 +8,18 @@ from typing import Protocol
 
 from otel_connect.agent import Agent
 from otel_connect.config import CaptureConfig, Configuration, EnrichConfig
+from otel_connect.enrich.asking import Reader
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
-from otel_connect.enrich.hosts import Hosts, parse_hosts
+from otel_connect.enrich.hosts import Hosts
 from otel_connect.enrich.kubelet import KubeletClient, Pods
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
-from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Lookups, Processes, Shown, unknown
-from otel_connect.enrich.procfs import (
-    arguments,
-    executable,
-    first_argument,
-    root_mount,
-    start_boot_ns,
-    surroundings,
-    user_inside,
-    user_name,
-)
-from otel_connect.enrich.rooted import RootedFiles, identity
-from otel_connect.enrich.users import PASSWD, SWITCH, Init, Owner, Sources, Users, parse_passwd
+from otel_connect.enrich.procfs import root_mount, start_boot_ns, user_name
+from otel_connect.enrich.users import Init, Owner, Users
 from otel_connect.enrich.workloads import Workloads, no_pod
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import output_kind
@@ -181,20 +171,24 @@ class Running:
         return self._new_enricher(config.model_copy(update=read))
 
 
-def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backends | None) -> Enricher:
-    """Look processes up in /proc, unless its pids are not the kernel's: they would name unrelated processes.
+def make_enricher(
+    config: EnrichConfig, *, reader: Reader | None, init: Init | None, backends: Backends | None
+) -> Enricher:
+    """Have processes looked up in /proc; without a reader, nowhere.
+
+    There is none where the pids of /proc are not the kernel's: they would name unrelated processes. ``init`` is what
+    ``first_process`` returned while it was permitted to look.
 
     Raises ConfigError when a file that the configuration names cannot be used.
     """
     remembered = config.process_cache_size
-    user = _users(host_processes=host_processes).name if config.user_names else _nameless
+    user = _users(reader, init).name if config.user_names else _nameless
     shown = Shown(config.command_args, config.vpid, config.cgroup_path)
     pods = pods_of(config)
     pod = no_pod if pods is None else pods.of
-    asked = arguments if config.command_args else first_argument
-    lookups = Lookups(executable, surroundings, asked) if host_processes else Lookups()
-    context = process_context if host_processes and config.process_context else unknown
-    hosts = Hosts(RootedFiles("/etc/hosts", parse_hosts).find if host_processes else unknown, time.monotonic_ns)
+    lookups = Lookups() if reader is None else _lookups(reader, config)
+    context = unknown if reader is None or not config.process_context else reader.context
+    hosts = Hosts(unknown if reader is None else reader.hosts, time.monotonic_ns)
     return Enricher(
         Processes(lookups, user, remembered, shown),
         Workloads(context, remembered, pod),
@@ -203,7 +197,13 @@ def make_enricher(config: EnrichConfig, *, host_processes: bool, backends: Backe
         names=Names(hosts) if config.names else None,
         backends=backends,
         pods=pods,
+        reader=reader,
     )
+
+
+def _lookups(reader: Reader, config: EnrichConfig) -> Lookups:
+    arguments = reader.arguments if config.command_args else reader.first_argument
+    return Lookups(reader.executable, reader.surroundings, arguments)
 
 
 def pods_of(config: EnrichConfig) -> Pods | None:
@@ -213,15 +213,18 @@ def pods_of(config: EnrichConfig) -> Pods | None:
     return Pods(KubeletClient(config.kubelet_url, config.kubelet_token_file, config.kubelet_certificate))
 
 
-def _users(*, host_processes: bool) -> Users:
+def first_process() -> Init | None:
+    """Look at the first process of the host; ``None`` where that is not permitted."""
+    mount = root_mount(_INIT)
+    return None if mount is None else Init(mount, _INIT, start_boot_ns(_INIT))
+
+
+def _users(reader: Reader | None, init: Init | None) -> Users:
     """Know users by the root directory of their process; where processes cannot be asked, only of the agent's own."""
     own_root = root_mount(os.getpid())
-    if not host_processes:
-        return Users(Sources(user_name, unknown, unknown, lambda *_: None, identity), own_root, None)
-    mount = root_mount(_INIT)
-    init = None if mount is None else Init(mount, _INIT, start_boot_ns(_INIT))
-    passwd, switch = RootedFiles(PASSWD, parse_passwd), RootedFiles(SWITCH, len)
-    return Users(Sources(user_name, passwd.find, switch.find, user_inside, identity), own_root, init)
+    if reader is None:
+        return Users(user_name, lambda *_: (False, None), own_root, None)
+    return Users(user_name, reader.user, own_root, init)
 
 
 def _nameless(_owner: Owner) -> None:

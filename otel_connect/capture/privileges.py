@@ -6,6 +6,7 @@ runs before there is a second one. What stays, and why, is in docs/decisions/001
 
 import ctypes
 import os
+import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,6 @@ from otel_connect.errors import NotPermittedError
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """Those that may have to stay, by their numbers in linux/capability.h."""
 
-# Reading /proc/<pid>/exe of a process of another user, or with more capabilities, takes this one.
-_NAMES = frozenset({"CAP_SYS_PTRACE"})
 # Asking the connection tracking takes this one, each time.
 _CONNTRACK = frozenset({"CAP_NET_ADMIN"})
 # Until Linux 5.19, and where unprivileged bpf() is off, even reading a map by its descriptor takes one of these.
@@ -27,7 +26,7 @@ _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits eac
 _HEADER = struct.Struct("=Ii")
 _SETS = struct.Struct("=6I")  # effective, permitted, inheritable, first of the low words, then of the high ones
 
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
+_PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 23, 24, 38, 47
 _CAP_AMBIENT_CLEAR_ALL = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +42,7 @@ def drop_privileges(still_works: Callable[[], object], *, asks_conntrack: bool =
     """
     permitted = _permitted()
     for needed in _MAPS:
-        wanted = needed | _NAMES | (_CONNTRACK if asks_conntrack else frozenset())
+        wanted = needed | (_CONNTRACK if asks_conntrack else frozenset())
         keep = {name for name in wanted if permitted >> CAPABILITIES[name] & 1}
         mask = _mask(keep)
         _set(effective=mask, permitted=permitted)
@@ -62,11 +61,16 @@ def restrict(names: Iterable[str]) -> None:
     _give_up(_mask(names) & permitted)
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextmanager
 def without_privileges() -> Iterator[None]:
     """Have for a while no more power over the files of others than after ``drop_privileges``, in this thread."""
     effective, permitted, inheritable = _sets()
-    _set(effective=effective & _mask(_NAMES), permitted=permitted, inheritable=inheritable)
+    _set(effective=0, permitted=permitted, inheritable=inheritable)
     try:
         yield
     finally:

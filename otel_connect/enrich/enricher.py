@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from otel_connect.enrich.asking import Reader
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.masks import Masks
@@ -27,8 +28,12 @@ class Enricher:
         names: Names | None = None,
         backends: Backends | None = None,
         pods: Pods | None = None,
+        reader: Reader | None = None,
     ) -> None:
-        """Join the parts; ``pods`` is what is asked for them beside the loop, to be closed with it."""
+        """Join the parts; ``pods`` is what is asked for them beside the loop, to be closed with it.
+
+        ``reader`` is who the parts ask about processes, and stays when this one goes.
+        """
         self._processes = processes
         self._workloads = workloads
         self._peers = peers
@@ -36,12 +41,18 @@ class Enricher:
         self._names = names
         self._backends = backends
         self._pods = pods
+        self._reader = reader
         self._calls_itself_a_secret = False
 
     @property
     def misses(self) -> int:
         """Processes whose executable was not to be found out any more."""
         return self._processes.misses
+
+    @property
+    def silent(self) -> int:
+        """Processes of which nothing was read because that took too long; of all enrichers with this reader."""
+        return 0 if self._reader is None else self._reader.silent
 
     @property
     def conceals(self) -> bool:
@@ -82,8 +93,13 @@ class Enricher:
         if self._pods is not None:
             self._pods.close(wait_s)
 
-    def name(self, event: ConnectEvent) -> Named:
-        """Name the process of an event, its workload and its peer."""
+    def name(self, event: ConnectEvent, *, patient: bool = False) -> Named:
+        """Name the process of an event, its workload and its peer.
+
+        ``patient`` raises NotYetError where something is still being read of the process; else that is left out.
+        """
+        if self._reader is not None:
+            self._reader.patient = patient
         process = self._processes.name(event)
         self._calls_itself_a_secret |= redact_title(event.comm) != event.comm
         return Named(
@@ -96,6 +112,8 @@ class Enricher:
 
     def surroundings(self, event: ConnectEvent) -> Surroundings:
         """Say what the process of an event lives in; not remembered here."""
+        if self._reader is not None:
+            self._reader.patient = False
         return self._processes.surroundings(event)
 
     def conceal(self, event: ConnectEvent) -> ConnectEvent:

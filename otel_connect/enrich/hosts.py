@@ -1,19 +1,28 @@
 """The names that /etc/hosts gives to addresses, as the process that connects has that file."""
 
-import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import Protocol
 
 from cachetools import LRUCache
 
-from otel_connect.enrich.rooted import Identity
-
 _NAME_CHARACTERS = 253
+_MAPPED = bytes(10) + b"\xff\xff"
 _AGAIN_NS = 2_000_000_000
-_NO_NAMES: Mapping[str, str] = {}
 
-FindHosts = Callable[[int, int], tuple[Identity, Mapping[str, str]] | None]
-"""The hosts file of a process, by pid and start time: ``RootedFiles.find`` with ``parse_hosts``."""
+
+class Table(Protocol):
+    """A hosts file: address → name."""
+
+    def get(self, address: str, /) -> str | None:
+        """Return the name of an address."""
+
+
+_NO_NAMES: Table = {}
+
+FindHosts = Callable[[int, int], Table | None]
+"""The hosts file of a process, by pid and start time; ``None`` when it is gone: ``asking.Reader.hosts``."""
 
 
 class Hosts:
@@ -22,7 +31,7 @@ class Hosts:
     def __init__(self, find: FindHosts, clock_ns: Callable[[], int], remembered: int = 4096) -> None:
         self._find = find
         self._clock_ns = clock_ns
-        self._of_process: LRUCache[tuple[int, int], tuple[int, Mapping[str, str]]] = LRUCache(remembered)
+        self._of_process: LRUCache[tuple[int, int], tuple[int, Table]] = LRUCache(remembered)
 
     def name(self, pid: int, start_boot_ns: int, address: str) -> str | None:
         """Return the first name that the file of a process has for an address; never for loopback."""
@@ -33,7 +42,7 @@ class Hosts:
         if now - found_at >= _AGAIN_NS:
             found = self._find(pid, start_boot_ns)
             if found is not None:  # else it has gone, and what it had is still true of it
-                _, table = found
+                table = found
             self._of_process[pid, start_boot_ns] = now, table
         return table.get(address)
 
@@ -46,9 +55,15 @@ def parse_hosts(content: bytes) -> dict[str, str]:
         if not names:
             continue
         name = names[0].decode("utf-8", "backslashreplace").rstrip(".").lower()
-        with suppress(ValueError):
-            found = ipaddress.ip_address(address.decode("ascii", "replace"))
-            mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+        with suppress(OSError, ValueError):
             if name and len(name) <= _NAME_CHARACTERS and name.isprintable():
-                table.setdefault(str(mapped or found), name)
+                table.setdefault(_address(address.decode("ascii", "replace")), name)
     return table
+
+
+def _address(text: str) -> str:
+    """Write an address as the kernel side does; raises OSError, or ValueError, if it is none."""
+    if ":" not in text:
+        return inet_ntop(AF_INET, inet_pton(AF_INET, text))
+    packed = inet_pton(AF_INET6, text)
+    return inet_ntop(AF_INET, packed[12:]) if packed.startswith(_MAPPED) else inet_ntop(AF_INET6, packed)

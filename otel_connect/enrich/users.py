@@ -39,8 +39,6 @@ class Init(NamedTuple):
 class Sources(NamedTuple):
     """Who is asked. Processes are given by pid and start time, to which ``None`` is the answer when they are gone."""
 
-    here: Callable[[int], str | None]
-    """The name of a user of the agent's own root directory: ``procfs.user_name``."""
     passwd: Callable[[int, int], tuple[Identity, Mapping[int, str]] | None]
     """The file of users of a process: ``RootedFiles.find`` with ``parse_passwd``."""
     switch: Callable[[int, int], tuple[Identity, object] | None]
@@ -51,12 +49,45 @@ class Sources(NamedTuple):
     """Which file the agent itself has by a path: ``rooted.identity``."""
 
 
+class Databases:
+    """Looks into the user database of a process, as far as it is a file: what a reader does for ``Users``."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def look(self, pid: int, start_boot_ns: int, uid: int) -> tuple[bool, str | None]:
+        """Return whether the agent's own database has the name, else the name, ``None`` where there is none."""
+        passwd = self._sources.passwd(pid, start_boot_ns)
+        if passwd is None:
+            return False, None
+        which, names = passwd
+        if which != self._sources.own(PASSWD):
+            inside = self._sources.inside(pid, start_boot_ns, uid)
+            return False, None if inside is None else names.get(inside)
+        # The agent's own file: its numbers are those of the host, whatever user namespace the process is in.
+        switch = self._sources.switch(pid, start_boot_ns)
+        if switch is not None and switch[0] == self._sources.own(SWITCH):
+            return True, None
+        return False, names.get(uid)
+
+
 class Users:
     """Names owners; remembers a bounded number of names from the databases that stay."""
 
-    def __init__(self, sources: Sources, own_root: int | None, init: Init | None) -> None:
-        """``own_root`` is the mount that the agent has for its root directory, like ``Told.root_mount``."""
-        self._sources = sources
+    def __init__(
+        self,
+        here: Callable[[int], str | None],
+        elsewhere: Callable[[int, int, int], tuple[bool, str | None]],
+        own_root: int | None,
+        init: Init | None,
+    ) -> None:
+        """Prepare to ask.
+
+        ``here`` gives the name of a user of the agent's own root directory (``procfs.user_name``), ``elsewhere`` is
+        ``Databases.look``, ``own_root`` the mount that the agent has for its root directory, like ``Told.root_mount``.
+        """
+        self._here = here
+        self._elsewhere = elsewhere
         self._own_root = own_root
         self._init = init
         self._lasting = {own_root, None if init is None else init.root_mount} - {None}
@@ -74,21 +105,11 @@ class Users:
     def _look(self, owner: Owner) -> str | None:
         uid, pid, start, root = owner
         if root is not None and root == self._own_root:
-            return self._sources.here(uid)
+            return self._here(uid)
         if self._init is not None and root == self._init.root_mount:
             pid, start = self._init.pid, self._init.process_start_boot_ns
-        passwd = self._sources.passwd(pid, start)
-        if passwd is None:
-            return None
-        which, names = passwd
-        if which != self._sources.own(PASSWD):
-            inside = self._sources.inside(pid, start, uid)
-            return None if inside is None else names.get(inside)
-        # The agent's own file: its numbers are those of the host, whatever user namespace the process is in.
-        switch = self._sources.switch(pid, start)
-        if switch is not None and switch[0] == self._sources.own(SWITCH):
-            return self._sources.here(uid)
-        return names.get(uid)
+        own, name = self._elsewhere(pid, start, uid)
+        return self._here(uid) if own else name
 
 
 def parse_passwd(content: bytes) -> dict[int, str]:

@@ -59,6 +59,10 @@ HELD: dict[str, tuple[str, ...]] = {
         "tests/unit/test_lookups.py::test_an_answer_that_differs_in_anything_is_ignored",
     ),
     "The spool directory": ("tests/fault/test_spool_disk.py::test_a_directory_that_must_not_be_used",),
+    "Files and memory of other processes": (
+        "tests/kernel/test_silent_files.py::test_who_never_answers_is_given_up_and_others_are_named",
+        "tests/kernel/test_silent_files.py::test_the_privilege_to_read_others_is_the_readers_alone",
+    ),
     "Answers of a backend": ("tests/fault/test_hostile_answers.py::test_a_broken_http_answer_costs_nothing",),
     "To the endpoint that you configure": (
         "tests/contract/test_telemetry_names.py::test_attributes_of_an_attempt",

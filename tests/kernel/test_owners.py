@@ -5,6 +5,7 @@ Each client connects once and waits, or has ended before anybody looks.
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.config import CaptureConfig, EnrichConfig
+from otel_connect.enrich.asking import NotYetError, start_reader
 from otel_connect.enrich.enricher import Enricher
-from otel_connect.running import make_enricher
+from otel_connect.model import ConnectEvent
+from otel_connect.running import first_process, make_enricher
 from tests.support.network import closed_port
 
 UID = 33
@@ -54,15 +57,23 @@ class Watch:
         while more:
             drained = self._capture.drain()
             self._enricher.learn(drained.told)
-            found += [self._enricher.name(event).process.owner for event in drained.events if event.pid == pid]
+            found += [self._owner(event) for event in drained.events if event.pid == pid]
             more = drained.more
         return found
+
+    def _owner(self, event: ConnectEvent) -> str | None:
+        while True:
+            try:
+                return self._enricher.name(event, patient=True).process.owner
+            except NotYetError:
+                time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
-    with KernelCapture(CaptureConfig(), 0) as capture:
-        yield Watch(capture, make_enricher(EnrichConfig(), host_processes=True, backends=None))
+    with KernelCapture(CaptureConfig(), 0) as capture, start_reader() as reader:
+        reader.await_first()
+        yield Watch(capture, make_enricher(EnrichConfig(), reader=reader, init=first_process(), backends=None))
 
 
 @contextmanager

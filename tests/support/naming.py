@@ -13,9 +13,10 @@ from otel_connect.agent import Agent
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.packets import Packets, listen
 from otel_connect.config import CaptureConfig, EnrichConfig
+from otel_connect.enrich.asking import start_reader
 from otel_connect.figures import AgentState, NamesState
 from otel_connect.model import Attempt, ServerName, Tallied, ThrottleEvent
-from otel_connect.running import make_enricher
+from otel_connect.running import first_process, make_enricher
 from tests.support.collector import await_until
 
 
@@ -57,7 +58,9 @@ class Naming:
             assert listening is not None
             self._packets: Packets = stack.enter_context(listening)
             self._output = Collected()
-            enricher = make_enricher(EnrichConfig(), backends=None, host_processes=True)
+            reader = stack.enter_context(start_reader())
+            reader.await_first()
+            enricher = make_enricher(EnrichConfig(), backends=None, reader=reader, init=first_process())
             agent = Agent(self._capture, enricher, self._output, 0.02, listening=self._packets)
             self._stop = threading.Event()
             self._thread = threading.Thread(target=agent.run, args=(self._stop,))

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connect.enrich.hosts import Hosts, parse_hosts
-from otel_connect.enrich.rooted import Identity
 
 SECOND = 1_000_000_000
 
@@ -45,10 +44,9 @@ class Files:
         self.tables: dict[int, Mapping[str, str]] = {}
         self.looks = 0
 
-    def __call__(self, pid: int, _start_boot_ns: int) -> tuple[Identity, Mapping[str, str]] | None:
+    def __call__(self, pid: int, _start_boot_ns: int) -> Mapping[str, str] | None:
         self.looks += 1
-        table = self.tables.get(pid)
-        return None if table is None else (Identity(1, 1, 1, 1), table)
+        return self.tables.get(pid)
 
 
 def test_a_file_is_looked_for_again_after_a_while_and_kept_of_a_process_that_has_gone() -> None:

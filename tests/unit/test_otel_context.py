@@ -25,6 +25,12 @@ def start_boot_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]) * NS_PER_TICK
 
 
+def shared_memory() -> str:
+    """Return the device of mappings that are made by memfd_create, as maps writes it."""
+    device = os.fstat(os.memfd_create("x")).st_dev
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
 def same(_memory: object) -> None:
     """Change nothing."""
 
@@ -212,10 +218,36 @@ def test_the_names_of_the_mapping(name: str, found: bool, tmp_path: Path) -> Non
     here.mkdir()
     (here / "stat").write_bytes(Path("/proc/self/stat").read_bytes())
     others = "7f0000000000-7f0000001000 r--p 00000000 00:00 0 [anon: OTEL]\n" * 3000
-    line = f"{HERE:012x}-{HERE + 8192:012x} rw-s 00000000 00:01 1029 {name}\n"
-    (here / "maps").write_text(others + line + others)
+    below = others.replace("7f0000000000-7f0000001000", "000000000100-000000000200")
+    line = f"{HERE:012x}-{HERE + 8192:012x} rw-s 00000000 {shared_memory()} 1029 {name}\n"
+    (here / "maps").write_text(below + line + others)
     memory = Memory()
     memory.publish()
+    (here / "mem").write_bytes(memory.bytes)
+    assert process_context(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (
+        {"service.name": "shop"} if found else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "inode", "found"),
+    [("00:00", 0, True), ("SHARED", 1029, True), ("00:2f", 1029, False), ("fe:01", 1029, False)],
+)
+@pytest.mark.parametrize("mapping", ["header", "message"])
+def test_a_mapping_of_a_file_is_not_read(mapping: str, device: str, inode: int, found: bool, tmp_path: Path) -> None:
+    device = device.replace("SHARED", shared_memory())
+    kinds = {"header": "00:00 0", "message": "00:00 0"} | {mapping: f"{device} {inode}"}
+    at = HERE + 8192
+    (tmp_path / str(os.getpid())).mkdir()
+    here = tmp_path / str(os.getpid())
+    (here / "stat").write_bytes(Path("/proc/self/stat").read_bytes())
+    (here / "maps").write_text(
+        f"{HERE:012x}-{at:012x} rw-p 00000000 {kinds['header']} [anon:OTEL_CTX]\n"
+        f"{at:012x}-{at + 8:012x} rw-p 00000000 00:00 0 \n"  # the message lies across two mappings
+        f"{at + 8:012x}-{at + 4096:012x} rw-p 00000000 {kinds['message']} \n"
+    )
+    memory = Memory()
+    memory.publish(at=at)
     (here / "mem").write_bytes(memory.bytes)
     assert process_context(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (
         {"service.name": "shop"} if found else None

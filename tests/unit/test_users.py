@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from otel_connect.enrich.procfs import root_mount, user_inside
 from otel_connect.enrich.rooted import Identity
-from otel_connect.enrich.users import PASSWD, SWITCH, Init, Owner, Sources, Users, parse_passwd
+from otel_connect.enrich.users import PASSWD, SWITCH, Databases, Init, Owner, Sources, Users, parse_passwd
 from tests.support.rooted import process_in, sleeping, start_boot_ns
 
 OWN_ROOT, INIT_ROOT, OTHER_ROOT = 28, 29, 400
@@ -38,13 +38,12 @@ class Host:
     def users(self) -> Users:
         inside = self.inside
         sources = Sources(
-            {33: "www-data", 50: "by-ldap"}.get,
             self.find,
             lambda pid, _start: self.switch.get(pid),
             lambda pid, _start, uid: inside.get(pid, {}).get(uid),
             self.own.get,
         )
-        return Users(sources, OWN_ROOT, Init(INIT_ROOT, INIT, 1))
+        return Users({33: "www-data", 50: "by-ldap"}.get, Databases(sources).look, OWN_ROOT, Init(INIT_ROOT, INIT, 1))
 
     def name(self, pid: int, root: int | None, uid: int = 33) -> str | None:
         return self.users().name(Owner(uid, pid, 9, root))
