@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 
 LONGEST_STALL_S = 2.0
 """How long a fork waits for those inside, those who want to enter for a fork, and a child for SQLite."""
+_LOOK_EVERY_S = 0.001
 
 
 class PerProcess(Generic[_T]):
@@ -28,8 +29,8 @@ class PerProcess(Generic[_T]):
 
     The process id tells, because a fork made in C (as uWSGI's) runs none of Python's hooks. There is no lock, which
     a thread that does not exist in the child could hold: ``inherit`` may run in two threads at once, and one of the
-    values counts. ``leave`` then runs once, with the value of the parent. A child in a new PID namespace that has its
-    parent's number there (1 for 1) is taken for its parent.
+    values counts. ``leave`` then runs once, with the value of the parent; again, if a signal handler has raised in the
+    middle of it. A child in a new PID namespace that has its parent's number there (1 for 1) is taken for its parent.
     """
 
     def __init__(self, first: _T, inherit: Callable[[_T], _T], leave: Callable[[_T], object]) -> None:
@@ -37,6 +38,8 @@ class PerProcess(Generic[_T]):
         self._leave = leave
         self._newest = first
         self._values = {os.getpid(): first}
+        self._not_left: list[_T] = []
+        self._leaving = False
 
     def get(self) -> _T:
         """Return the value of this process."""
@@ -47,9 +50,19 @@ class PerProcess(Generic[_T]):
             made = self._inherit(of_parent)
             found = self._values.setdefault(pid, made)
             if found is made:
+                self._not_left = [of_parent]
                 self._newest, self._values = made, {pid: made}
-                self._leave(of_parent)
+        if self._not_left and not self._leaving:
+            self._leave_parent()
         return found
+
+    def _leave_parent(self) -> None:
+        self._leaving = True
+        try:
+            self._leave(self._not_left[0])
+            self._not_left = []
+        finally:
+            self._leaving = False
 
 
 class Held(Protocol):
@@ -65,25 +78,26 @@ class _Here:
     def __init__(self, *, safe: bool | None) -> None:
         self.safe = safe
         """Whether SQLite can be used; ``None`` as long as nobody knows."""
-        self.changed = threading.Condition()  # with a lock that a signal handler can take within its own thread
         self.inside: list[int] = []
-        self.forker: int | None = None
+        self.forkers: set[int] = set()
         self.held: set[Held] = set()
 
-    def may_fork(self) -> bool:
-        return self.forker in {None, threading.get_ident()}
+    def may_stay(self, me: int) -> bool:
+        """Whether no other thread forks, or waits to until the calling one, which was inside before, has left."""
+        return self.forkers <= {me} or self.inside.count(me) > 1
 
-    def may_enter(self) -> bool:
-        """Whether no other thread forks, or waits to until the calling one has left."""
-        return self.may_fork() or threading.get_ident() in self.inside
-
-    def occupied(self) -> bool:
-        """Whether a thread is inside that a child would not have."""
-        return any(thread != self.forker for thread in self.inside)
+    def occupied(self, me: int) -> bool:
+        """Whether a thread is inside that a child of this one would not have."""
+        return any(thread != me for thread in tuple(self.inside))
 
 
 class Gate:
-    """Keeps threads out of SQLite while the process forks; every method may be called from any thread."""
+    """Keeps threads out of SQLite while the process forks; every method may be called from any thread.
+
+    It has no lock. The thread that forks is often the application's main thread, where a signal handler may raise
+    between any two steps: a lock could stay locked. Each step here is one operation of a list or set, may be repeated,
+    and what a fork has left behind is forgotten after the bound.
+    """
 
     def __init__(self) -> None:
         self._here = PerProcess(
@@ -104,32 +118,30 @@ class Gate:
     def passage(self) -> Iterator[None]:
         """Be inside. A thread can be so more than once, also while a fork waits for it or in the middle of its own."""
         here, me = self._here.get(), threading.get_ident()
-        with here.changed:
-            here.changed.wait_for(here.may_enter, LONGEST_STALL_S)
+        deadline = time.monotonic() + LONGEST_STALL_S
+        here.inside.append(me)  # first: whoever shuts the gate after this sees it, and whoever has before is seen
+        while not here.may_stay(me):
+            here.inside.remove(me)
+            time.sleep(_LOOK_EVERY_S)
+            if time.monotonic() >= deadline:
+                here.forkers.clear()
             here.inside.append(me)
         try:
             yield
         finally:
-            with here.changed:
-                here.inside.remove(me)
-                here.changed.notify_all()
+            here.inside.remove(me)
 
     def before_fork(self) -> None:
         """Wait until no other thread is inside, and keep it so; not for longer than the bound."""
         here, me = self._here.get(), threading.get_ident()
         deadline = time.monotonic() + LONGEST_STALL_S
-        with here.changed:
-            if here.changed.wait_for(here.may_fork, LONGEST_STALL_S):
-                here.forker = me
-            here.changed.wait_for(lambda: not here.occupied(), max(deadline - time.monotonic(), 0.0))
+        here.forkers.add(me)
+        while here.occupied(me) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
 
     def after_fork_in_parent(self) -> None:
         """Let them in again."""
-        here = self._here.get()
-        with here.changed:
-            if here.may_fork():
-                here.forker = None
-                here.changed.notify_all()
+        self._here.get().forkers.discard(threading.get_ident())
 
     def after_fork_in_child(self) -> None:
         """Begin as a process of its own, and close what only the parent may have."""

@@ -1,11 +1,10 @@
 """What became of every record: ``accepted + recovered = exported + queued + Σ dropped{reason}``, to the unit.
 
-Every change moves records from one column to another in a single step under one lock, so the identity
-holds in every snapshot, also one that is taken in the middle of a storm.
+Every change moves records from one column to another in a single step, so the identity holds in every snapshot, also
+one that is taken in the middle of a storm.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -54,52 +53,42 @@ class Account(NamedTuple):
 
 
 class Ledger:
-    """The accounts of the three signals; every method may be called from any thread."""
+    """The accounts of the three signals; every method may be called from any thread.
+
+    To read takes no lock: an application's thread may do so while one of its signal handlers raises.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._accepted: Counter[Signal] = Counter()
-        self._recovered: Counter[Signal] = Counter()
-        self._exported: Counter[Signal] = Counter()
-        self._queued: Counter[Signal] = Counter()
-        self._dropped: dict[Signal, Counter[Reason]] = {signal: Counter() for signal in Signal}
+        self._accounts = dict.fromkeys(Signal, Account(0, 0, 0, MappingProxyType({})))
 
     def accept(self, signal: Signal, records: int) -> None:
         """Enter records that came in and wait."""
         with self._lock:
-            self._accepted[signal] += records
-            self._queued[signal] += records
+            now = self._accounts[signal]
+            self._accounts[signal] = now._replace(accepted=now.accepted + records, queued=now.queued + records)
 
     def recover(self, signal: Signal, records: int) -> None:
         """Enter records of an earlier run, which wait."""
         with self._lock:
-            self._recovered[signal] += records
-            self._queued[signal] += records
+            now = self._accounts[signal]
+            self._accounts[signal] = now._replace(recovered=now.recovered + records, queued=now.queued + records)
 
     def export(self, signal: Signal, records: int) -> None:
         """Enter that the backend took waiting records."""
         with self._lock:
-            self._queued[signal] -= records
-            self._exported[signal] += records
+            now = self._accounts[signal]
+            self._accounts[signal] = now._replace(exported=now.exported + records, queued=now.queued - records)
 
     def drop(self, signal: Signal, reason: Reason, records: int) -> None:
         """Enter that waiting records are lost."""
         if records == 0:
             return
         with self._lock:
-            self._queued[signal] -= records
-            self._dropped[signal][reason] += records
+            now = self._accounts[signal]
+            dropped = MappingProxyType({**now.dropped, reason: now.dropped.get(reason, 0) + records})
+            self._accounts[signal] = now._replace(queued=now.queued - records, dropped=dropped)
 
     def snapshot(self) -> Mapping[Signal, Account]:
         """Give all accounts as they stand at one moment."""
-        with self._lock:
-            return {
-                signal: Account(
-                    self._accepted[signal],
-                    self._exported[signal],
-                    self._queued[signal],
-                    MappingProxyType(dict(self._dropped[signal])),
-                    self._recovered[signal],
-                )
-                for signal in Signal
-            }
+        return self._accounts.copy()

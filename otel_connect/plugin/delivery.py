@@ -1,9 +1,9 @@
 """The one exporter of a process, shared by the three that the SDK makes, and its way through a fork."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from otel_connect.errors import OtelConnectError
@@ -15,7 +15,8 @@ from otel_connect.model import Signal
 from otel_connect.plugin.batches import Encoded
 from otel_connect.plugin.heir import Heir
 from otel_connect.plugin.last_words import say
-from otel_connect.plugin.quiet import delivering, quiet_context
+from otel_connect.plugin.quiet import delivering
+from otel_connect.plugin.worker import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +40,11 @@ class Station(NamedTuple):
 
 
 class _Here:
-    """What one process has of a delivery."""
+    """What one process has of a delivery; all but ``users`` is changed by the worker alone."""
 
-    def __init__(self, users: int) -> None:
-        self.lock = threading.Lock()
-        self.users = users
+    def __init__(self, users: Iterable["Outlet"]) -> None:
+        self.worker = Worker()
+        self.users = set(users)
         self.station: Station | None = None
         self.failed = False
 
@@ -55,42 +56,40 @@ class Delivery:
     ``idle`` so in any. When it cannot open, one line is logged and nothing is taken.
 
     A child leaves everything to its parent: its threads do not exist there, and its locks may be held by them.
+    The calling thread takes no lock, as a signal handler may raise in it at any moment.
     """
 
     def __init__(self, opener: Callable[[], Station], *, idle: bool = False) -> None:
         self._opener = opener
         self._idle = idle
-        self._here = PerProcess(_Here(0), lambda parent: _Here(parent.users), keep_forever)
+        self._here = PerProcess(_Here(()), lambda parent: _Here(parent.users), keep_forever)
         self._noticed: dict[Signal, float] = {}
 
-    def acquire(self) -> None:
+    def acquire(self, user: "Outlet") -> None:
         """Begin to use it: what an earlier process left is sent from now on."""
         here = self._here.get()
-        with here.lock:
-            here.users += 1
-            before = here.station
-            if not self._idle:
-                quiet_context().run(self._open, here)
-            if before is not None and before.adapt is not None:
-                quiet_context().run(before.adapt)
+        try:
+            here.users.add(user)
+            if not self._idle or here.station is not None:
+                here.worker.run(partial(self._begin, here), None)
+        except BaseException:  # of a signal handler: then nobody has the user, to end its use
+            here.users.discard(user)
+            raise
 
-    def release(self, timeout_s: float) -> None:
+    def release(self, user: "Outlet", timeout_s: float) -> None:
         """End to use it; the last user sends what waits, until the time is up."""
         here = self._here.get()
-        with here.lock:
-            here.users -= 1
-            if here.users:
-                return
-            station, here.station = here.station, None
-            here.failed = False
-        if station is not None:
-            quiet_context().run(_close, station, min(timeout_s, LONGEST_FLUSH_S))
+        here.users.discard(user)
+        if here.station is not None or here.failed:
+            here.worker.run(partial(_end, here, min(timeout_s, LONGEST_FLUSH_S)), None)
 
     def take(self, encode: Callable[[], Encoded]) -> bool:
         """Commit a batch; false when nothing of it could be taken."""
         if delivering():
             return False  # a log record about the delivery itself, from a processor that does not wait
-        return quiet_context().run(lambda: self._take(encode()))
+        here = self._here.get()
+        taken = here.worker.run(partial(self._take, here, encode), _NOT_TAKEN)
+        return taken.kept if taken.awaited is None else _await_delivery(*taken.awaited)
 
     def flush(self, signal: Signal, timeout_s: float) -> bool:
         """Wait until everything of a signal that was taken so far has left; false when the time is up first."""
@@ -112,12 +111,18 @@ class Delivery:
         """Leave everything to the parent now, also what would be collected at the end of the child."""
         self._here.get()
 
-    def _take(self, encoded: Encoded) -> bool:
-        here = self._here.get()
-        with here.lock:
-            station = self._open(here)
+    def _begin(self, here: _Here) -> None:
+        before = here.station
+        if not self._idle:
+            self._open(here)
+        if before is not None and before.adapt is not None:
+            before.adapt()
+
+    def _take(self, here: _Here, encode: Callable[[], Encoded]) -> "_Taken":
+        encoded = encode()  # the SDK's encoders would take what a signal handler raises for a fault of the record
+        station = self._open(here)
         if station is None:
-            return False
+            return _NOT_TAKEN
         exporter = station.exporter
         request, left_out = encoded.request, encoded.left_out
         if left_out:
@@ -127,8 +132,8 @@ class Delivery:
         if request.records:
             exporter.put(request)
             if not station.durable:
-                return _await_delivery(exporter, request.signal)
-        return bool(request.records) or not left_out
+                return _Taken(kept=True, awaited=(exporter, request.signal))
+        return _Taken(bool(request.records) or not left_out)
 
     def _open(self, here: _Here) -> Station | None:
         if here.station is None and here.users and not here.failed:
@@ -146,6 +151,18 @@ class Delivery:
             _log.warning("%s: %d records could not be encoded (%s) and are left out", signal, records, complaint)
 
 
+class _Taken(NamedTuple):
+    """What became of a batch."""
+
+    kept: bool
+    """Whether any of it waits, or there was nothing in it."""
+    awaited: tuple[OtlpExporter, Signal] | None = None
+    """Where it counts only once the backend has it."""
+
+
+_NOT_TAKEN = _Taken(kept=False)
+
+
 def _await_delivery(exporter: OtlpExporter, signal: Signal) -> bool:
     """Wait until nothing of a signal waits any more, as long as the backend takes requests."""
     deadline = time.monotonic() + LONGEST_FLUSH_S
@@ -154,6 +171,17 @@ def _await_delivery(exporter: OtlpExporter, signal: Signal) -> bool:
             return False
         time.sleep(_LOOK_EVERY_S)
     return True
+
+
+def _end(here: _Here, timeout_s: float) -> None:
+    """Close what is open, unless somebody uses it."""
+    if here.users:
+        return
+    try:
+        if here.station is not None:
+            _close(here.station, timeout_s)
+    finally:
+        here.station, here.failed = None, False
 
 
 def _close(station: Station, timeout_s: float) -> None:
@@ -172,17 +200,16 @@ class Outlet:
         self._signal = signal
         self._delivery = delivery
         self._open = True
-        delivery.acquire()
+        delivery.acquire(self)
 
     def take(self, encode: Callable[[], Encoded]) -> bool:
         """Commit a batch; false after ``shutdown``, or when nothing of it could be taken."""
         return self._open and self._delivery.take(encode)
 
     def shutdown(self, timeout_s: float) -> None:
-        """Take no more; only the first call counts."""
-        if self._open:
-            self._open = False
-            self._delivery.release(timeout_s)
+        """Take no more; may be called again, as after a signal handler has raised in the first call."""
+        self._open = False
+        self._delivery.release(self, timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait for the answers of the backend; false when they did not all come in time."""

@@ -11,7 +11,8 @@ for: so one channel that is never connected is kept.
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import grpc
 import grpc._channel  # otherwise a sending thread imports it, and a fork in the middle of that blocks it in the child
@@ -20,6 +21,7 @@ from otel_connect.errors import ConfigError
 from otel_connect.export.answer import Action, Answer
 from otel_connect.export.forks import PerProcess
 from otel_connect.export.transport import Transport
+from otel_connect.plugin.worker import Worker
 
 _LONGEST_WAIT_S = 2.0  # for all cancelled calls to come back; then the fork has to go on
 
@@ -44,7 +46,8 @@ class Interruptible:
         """Send one request; again, if a fork came in between."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._forking)
+                if not self._changed.wait_for(lambda: not self._forking, 2 * _LONGEST_WAIT_S):
+                    self._forking.clear()  # a signal handler has raised in the hook after it
                 forks = self._forks
                 self._under_way += 1
             try:
@@ -79,10 +82,10 @@ class Interruptible:
         if inner is not None:
             inner.close()
 
-    def before_fork(self) -> None:
-        """Cancel what is under way, and hold back what comes."""
+    def before_fork(self, forker: int) -> None:
+        """Cancel what is under way, and hold back what comes, for a thread that forks."""
         with self._changed:
-            self._forking.add(threading.get_ident())
+            self._forking.add(forker)
             self._forks += 1
             inner, self._inner = self._inner, None
             if inner is not None:
@@ -93,19 +96,26 @@ class Interruptible:
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, max(deadline - time.monotonic(), 0.0))
 
-    def after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self, forker: int) -> None:
         """Go on."""
         with self._changed:
-            self._forking.discard(threading.get_ident())
+            self._forking.discard(forker)
             self._changed.notify_all()
+
+
+class _Here:
+    """What one process has open."""
+
+    def __init__(self) -> None:
+        self.worker = Worker()  # the thread that forks takes none of the locks: a signal handler may raise in it
+        self.transports: weakref.WeakSet[Interruptible] = weakref.WeakSet()
 
 
 class Forks:
     """Those that are to be taken down before a fork of this process; the child has none of them."""
 
     def __init__(self) -> None:
-        nobody: weakref.WeakSet[Interruptible] = weakref.WeakSet()
-        self._members = PerProcess(nobody, lambda _: weakref.WeakSet(), lambda _: None)
+        self._here = PerProcess(_Here(), lambda _: _Here(), lambda _: None)
         self._hold: grpc.Channel | None = None
 
     def add(self, opener: Callable[[], Transport]) -> Transport:
@@ -117,19 +127,30 @@ class Forks:
             return opener()
 
         transport = Interruptible(open_held)
-        self._members.get().add(transport)
+        self._here.get().transports.add(transport)
         return transport
 
     def before(self) -> None:
         """Call it before a fork; returns once no call is under way, or after the longest wait."""
-        deadline = time.monotonic() + _LONGEST_WAIT_S
-        transports = list(self._members.get())
-        for transport in transports:
-            transport.before_fork()
-        for transport in transports:
-            transport.await_cancelled(deadline)
+        here = self._here.get()
+        if transports := list(here.transports):
+            here.worker.run(partial(_take_down, transports, threading.get_ident()), None)
 
     def after_in_parent(self) -> None:
         """Call it after a fork, in the parent."""
-        for transport in list(self._members.get()):
-            transport.after_fork_in_parent()
+        here = self._here.get()
+        if transports := list(here.transports):
+            here.worker.run(partial(_go_on, transports, threading.get_ident()), None)
+
+
+def _take_down(transports: Sequence[Interruptible], forker: int) -> None:
+    deadline = time.monotonic() + _LONGEST_WAIT_S
+    for transport in transports:
+        transport.before_fork(forker)
+    for transport in transports:
+        transport.await_cancelled(deadline)
+
+
+def _go_on(transports: Sequence[Interruptible], forker: int) -> None:
+    for transport in transports:
+        transport.after_fork_in_parent(forker)

@@ -8,10 +8,12 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
 from otel_connect.export.exporter import OtlpExporter
 from otel_connect.export.ledger import Account
 from otel_connect.model import Signal
+from otel_connect.plugin.quiet import said_later
 
 _NAME = "otel_connect"
 _log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ def tell(exporter: OtlpExporter, place: str) -> None:
 
 def say(line: str) -> None:
     """Log a warning; write it to standard error when no handler of the application would show it."""
+    if said_later(partial(say, line)):
+        return
     if _is_heard():
         _log.warning("%s", line)
     elif not _is_silenced():

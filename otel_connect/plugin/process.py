@@ -21,7 +21,7 @@ from otel_connect.plugin.heir import Heir
 from otel_connect.plugin.hooks import Hooks
 from otel_connect.plugin.last_words import say, tell
 from otel_connect.plugin.parameters import Parameters
-from otel_connect.plugin.quiet import hush_clients, quiet_context
+from otel_connect.plugin.quiet import quiet_context
 from otel_connect.plugin.settings import read_settings
 from otel_connect.plugin.slots import VARIABLE, refused, spool_root, take_slot
 
@@ -85,7 +85,6 @@ class _Way:
 def open_station() -> Station:
     """Open what the variables of the process and the parameters of its exporters describe."""
     way = _Way()
-    hush_clients()
 
     def adapt(exporter: OtlpExporter, directory: Path | None, heir: Heir | None) -> None:
         if PARAMETERS.given:

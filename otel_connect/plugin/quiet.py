@@ -6,11 +6,17 @@ of every single request is held back, too, but only there.
 """
 
 import logging
+from collections import deque
+from collections.abc import Callable
 from contextvars import Context, ContextVar
+from functools import partial
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 
+_Lines = deque[Callable[[], object]]
+
 _ours: ContextVar[bool] = ContextVar("otel_connect_delivery", default=False)
+_held: ContextVar[_Lines | None] = ContextVar("otel_connect_lines", default=None)
 
 # A filter counts for the logger it is set on, not for those below it: so all by name.
 _CHATTY = tuple(f"urllib3.{name}" for name in ("connectionpool", "connection", "response", "util.retry", "poolmanager"))
@@ -28,6 +34,24 @@ def delivering() -> bool:
     return _ours.get()
 
 
+def hold_lines_in(lines: deque[Callable[[], object]]) -> None:
+    """Have what is said in this context kept, as calls that say it."""
+    _held.set(lines)
+
+
+def said_later(line: Callable[[], object]) -> bool:
+    """Keep a line if what is said in this context is kept."""
+    if (lines := _held.get()) is None:
+        return False
+    lines.append(line)
+    return True
+
+
+def is_said_now(record: logging.LogRecord) -> bool:
+    """Filter out of a logger what is kept."""
+    return not said_later(partial(_handle, record))
+
+
 def hush_clients() -> None:
     """Hold back the HTTP client's DEBUG lines about deliveries; may be called any number of times."""
     for name in _CHATTY:
@@ -37,6 +61,10 @@ def hush_clients() -> None:
 def _enter() -> None:
     attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: FBT003 - the key's own value
     _ours.set(True)
+
+
+def _handle(record: logging.LogRecord) -> None:
+    logging.getLogger(record.name).handle(record)
 
 
 def _about_others(record: logging.LogRecord) -> bool:

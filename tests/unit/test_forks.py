@@ -93,21 +93,20 @@ def test_who_is_inside_goes_on_to_another_passage_while_a_fork_waits_for_him() -
     visitor.join(30)
 
 
-def test_forks_of_two_threads_go_one_after_the_other() -> None:
+def test_two_threads_fork_at_once_and_others_stay_out_until_both_have() -> None:
     gate = Gate()
     gate.before_fork()
-
-    def fork() -> None:
-        gate.before_fork()
-        gate.after_fork_in_parent()
-
-    second = threading.Thread(target=fork)
+    second = threading.Thread(target=gate.before_fork)
     second.start()
-    second.join(0.1)
-    assert second.is_alive()
-    gate.after_fork_in_parent()
     second.join(30)
-    assert not second.is_alive()
+    gate.after_fork_in_parent()
+    visitor = Visitor(gate)
+    assert not visitor.inside.wait(0.1)
+    assert visitor.inside.wait(forks.LONGEST_STALL_S + 5)  # the other one never says that it is over
+    visitor.leave.set()
+    late = Visitor(gate)
+    assert late.inside.wait(forks.LONGEST_STALL_S / 2)
+    late.leave.set()
 
 
 def in_child(check: object) -> None:

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -148,9 +149,26 @@ def test_what_the_delivery_logs_about_itself_cannot_make_it_run_in_circles() -> 
     assert sorted(said) == ["fine", "from elsewhere"]
 
 
+@pytest.mark.timeout(20)
+def test_what_is_logged_meanwhile_waits_for_no_lock_that_the_application_has(caplog: pytest.LogCaptureFixture) -> None:
+    # As when a logging handler exports while it emits, or makes its exporter while logging is being configured.
+    exporter = DurableLogExporter(Delivery(Opener()))
+    logging.getLogger().setLevel(logging.getLogger().level)  # levels that loggers remember are forgotten
+    with caplog.handler.lock or nullcontext(), logging._lock:  # type: ignore[attr-defined]
+        assert exporter.export([log(object())]) is LogRecordExportResult.FAILURE
+        failing = DurableLogExporter(Delivery(Opener("not a URL")))
+    assert [record.name for record in caplog.records] == [
+        "otel_connect.plugin.delivery",
+        "otel_connect.plugin.last_words",
+    ]
+    failing.shutdown()
+    exporter.shutdown()
+
+
 FORK = """
 import os, sys
-from otel_connect.plugin.delivery import Delivery
+from otel_connect.model import Signal
+from otel_connect.plugin.delivery import Delivery, Outlet
 
 class Parents:
     exporter, heir, tell, adapt = property(lambda self: self), None, None, None
@@ -160,11 +178,11 @@ class Parents:
 parent = os.getpid()
 delivery = Delivery(Parents)
 os.register_at_fork(after_in_child=delivery.after_fork_in_child)
-delivery.acquire()
+outlet = Outlet(Signal.LOGS, delivery)
 child = os.fork()
 if child:
     os.waitpid(child, 0)
-    delivery.release(0)
+    outlet.shutdown(0)
 """
 
 

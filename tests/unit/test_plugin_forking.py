@@ -44,13 +44,13 @@ def test_a_call_that_a_fork_interrupts_is_made_again_on_a_new_way() -> None:
         first = pool.submit(transport.send, b"a")
         while not (made and made[0].begun.wait(30)):
             pass
-        transport.before_fork()
+        transport.before_fork(1)
         assert made[0].closed
         late = pool.submit(transport.send, b"b")
         assert len(made) == 1  # nothing is opened, and so nothing sent, before the fork is over
         assert not first.done()
         assert not late.done()
-        transport.after_fork_in_parent()
+        transport.after_fork_in_parent(1)
         while len(made) < 2 or len(made[1].sent) < 2:
             assert made[-1].begun.wait(30)
         made[1].answer = DELIVERED
@@ -66,8 +66,8 @@ def test_an_answer_that_came_in_spite_of_the_fork_counts() -> None:
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(transport.send, b"a")
         assert way.begun.wait(30)
-        transport.before_fork()
-        transport.after_fork_in_parent()
+        transport.before_fork(1)
+        transport.after_fork_in_parent(1)
         assert sending.result(30) == DELIVERED
     assert way.sent == [b"a"]
 
@@ -85,8 +85,8 @@ def test_a_way_that_cannot_be_opened_again_is_an_operators_matter() -> None:
 
     transport = Interruptible(opener)
     assert transport.send(b"a") == DELIVERED
-    transport.before_fork()
-    transport.after_fork_in_parent()
+    transport.before_fork(1)
+    transport.after_fork_in_parent(1)
     assert transport.send(b"a") == Answer(Action.RETRY_UNHEALTHY, message="ca.pem: cannot be read")
     assert transport.send(b"a") == DELIVERED
 
@@ -103,8 +103,8 @@ def test_an_ordinary_answer_is_handed_on() -> None:
 def test_nothing_is_opened_by_the_application() -> None:
     opened: list[Patient] = []
     transport = Interruptible(lambda: opened.append(Patient()) or opened[-1])  # type: ignore[func-returns-value]
-    transport.before_fork()
-    transport.after_fork_in_parent()
+    transport.before_fork(1)
+    transport.after_fork_in_parent(1)
     transport.close()
     assert not opened
 
@@ -117,16 +117,16 @@ def test_no_call_begins_until_the_forks_of_all_threads_are_over() -> None:
     forking, over = threading.Event(), threading.Event()
 
     def fork() -> None:
-        transport.before_fork()
+        transport.before_fork(1)
         forking.set()
         assert over.wait(30)
-        transport.after_fork_in_parent()
+        transport.after_fork_in_parent(1)
 
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(fork)
         assert forking.wait(30)
-        transport.before_fork()
-        transport.after_fork_in_parent()
+        transport.before_fork(2)
+        transport.after_fork_in_parent(2)
         sending = pool.submit(transport.send, b"a")
         assert not way.begun.wait(0.1)
         over.set()
