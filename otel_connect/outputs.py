@@ -96,7 +96,7 @@ class ConsoleView:
 class Sink(Protocol):
     """Takes serialized requests, and knows what became of their records."""
 
-    def put(self, request: Request) -> None:
+    def put(self, request: Request) -> object:
         """Take a request; never waits for anyone."""
 
     def accounts(self) -> Mapping[Signal, Records]:

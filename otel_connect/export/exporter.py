@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,22 @@ from otel_connect.export.ledger import Account, Ledger, Reason
 from otel_connect.export.recovery import open_disk
 from otel_connect.export.sender import DEFAULT_BACKOFF, Backoff, Health, Route, Sender, Tools
 from otel_connect.export.split import fit
-from otel_connect.export.spool import Limits, Spool, SpoolState
+from otel_connect.export.spool import Limits, Loss, Spool, SpoolState
 from otel_connect.export.store import Opened
 from otel_connect.export.transport import Transport, open_transport
 from otel_connect.export.troubles import Troubles
 from otel_connect.model import Request, Signal
 
 _log = logging.getLogger(__name__)
+
+_WORDS = {
+    Reason.TOO_LARGE: "one record is larger than a request may be (export.request_bytes, or half of what may wait)",
+    Reason.QUEUE_FULL: "memory is full (export.queue_bytes): the backend does not keep up",
+    Reason.SPOOL_FULL: "the spool is full (export.spool_bytes), or the disk is: the backend does not keep up",
+    Reason.SPOOL_IO: "the disk cannot be written, and memory is full (export.queue_bytes)",
+    Reason.SHUTDOWN: "they came after the end",
+}
+"""Why records are lost before they could be sent."""
 
 
 class OtlpExporter:
@@ -83,20 +92,26 @@ class OtlpExporter:
             _hang_up(routes)
             raise
 
-    def put(self, request: Request) -> None:
+    def put(self, request: Request) -> int:
         """Take a request: it is on the medium when this returns, or in memory while the disk is in trouble.
 
-        Never waits for the backend, and never raises for want of room. What is larger than
-        ``request_bytes`` is split first, and a single record that still is, dropped as too large.
+        Returns how many of its records that is; the others are counted as lost. Never waits for the backend, and never
+        raises because there is no room. What is larger than ``request_bytes`` is split first, and a single record that
+        still is, dropped as too large.
         """
+        kept = request.records
         for part in fit(request, self._request_bytes):
-            if len(part.body) > self._request_bytes:
-                self.ledger.accept(part.signal, part.records)
-                self.ledger.drop(part.signal, Reason.TOO_LARGE, part.records)
-                self._senders[part.signal].say_lost(Reason.TOO_LARGE, part.records)
-                continue
-            for loss in self._spool.put(part):
-                self._senders[loss.signal].say_lost(loss.reason, loss.records)
+            for loss in self._put(part):
+                self._senders[loss.signal].say_lost(loss.reason, loss.records, _WORDS[loss.reason])
+                kept -= loss.records if loss.new else 0
+        return kept
+
+    def _put(self, part: Request) -> Sequence[Loss]:
+        if len(part.body) <= self._request_bytes:
+            return self._spool.put(part)
+        self.ledger.accept(part.signal, part.records)
+        self.ledger.drop(part.signal, Reason.TOO_LARGE, part.records)
+        return [Loss(part.signal, Reason.TOO_LARGE, part.records, new=True)]
 
     def accounts(self) -> Mapping[Signal, Account]:
         """Say where the records of each signal are."""

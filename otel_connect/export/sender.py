@@ -128,9 +128,9 @@ class Sender:
         """How delivery is going."""
         return self._health
 
-    def say_lost(self, reason: Reason, records: int) -> None:
-        """Say that records of this signal were dropped before they could be sent."""
-        self._fates.say_lost(reason, records, "the backend does not keep up")
+    def say_lost(self, reason: Reason, records: int, words: str) -> None:
+        """Say that records of this signal were dropped before they could be sent, and why."""
+        self._fates.say_lost(reason, records, words)
 
     def redirect(self, route: Route) -> None:
         """Send what comes next another way; a request that is under way ends on the old one."""

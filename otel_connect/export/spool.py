@@ -40,6 +40,8 @@ class Loss(NamedTuple):
     signal: Signal
     reason: Reason
     records: int
+    new: bool = False
+    """Whether they are those that were to come in."""
 
 
 class SpoolState(NamedTuple):
@@ -96,7 +98,7 @@ class Spool:
         with self._condition:
             self._ledger.accept(request.signal, request.records)
             if self._closed:
-                return self._lose([(request.signal, request.records)], Reason.SHUTDOWN)
+                return self._refuse(request, Reason.SHUTDOWN)
             self._look()
             batch = make_batch(self._next_key, request, self._ages.now_ns())
             self._next_key += max(request.records, 1)
@@ -255,7 +257,7 @@ class Spool:
             return None
         victims = self._victims(self._shelf, batch.head.size_bytes)
         if victims is None:
-            return self._lose([(batch.head.signal, batch.head.records)], Reason.SPOOL_FULL)
+            return self._refuse(batch.request, Reason.SPOOL_FULL)
         if not self._shelf.write(victims, [batch]):
             return None
         return self._sacrifice(victims, Reason.SPOOL_FULL)
@@ -266,7 +268,7 @@ class Spool:
         heads = merge(*(all_heads(self._memory, signal) for signal in Signal))
         victims = self._oldest(heads, used + batch.head.size_bytes - self._limits.memory_bytes)
         if victims is None:
-            return self._lose([(batch.head.signal, batch.head.records)], reason)
+            return self._refuse(batch.request, reason)
         self._memory.change(victims, [batch])
         return self._sacrifice(victims, reason)
 
@@ -357,6 +359,10 @@ class Spool:
     def _end_lease(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             self._leased.pop(batch.head.key, None)
+
+    def _refuse(self, request: Request, reason: Reason) -> Sequence[Loss]:
+        """Enter that a request could not come in."""
+        return [loss._replace(new=True) for loss in self._lose([(request.signal, request.records)], reason)]
 
     def _sacrifice(self, victims: Sequence[Head], reason: Reason) -> Sequence[Loss]:
         """Enter that batches are gone before they could be sent."""

@@ -129,11 +129,10 @@ class Delivery:
             exporter.ledger.accept(request.signal, left_out)
             exporter.ledger.drop(request.signal, Reason.ENCODE_ERROR, left_out)
             self._notice(request.signal, left_out, encoded.complaint)
-        if request.records:
-            exporter.put(request)
-            if not station.durable:
-                return _Taken(kept=True, awaited=(exporter, request.signal))
-        return _Taken(bool(request.records) or not left_out)
+        kept = exporter.put(request) if request.records else 0
+        if kept and not station.durable:
+            return _Taken(kept=True, awaited=(exporter, request.signal))
+        return _Taken(bool(kept) or not (request.records or left_out))
 
     def _open(self, here: _Here) -> Station | None:
         if here.station is None and here.users and not here.failed:

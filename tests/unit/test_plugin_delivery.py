@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from otel_connect.model import Signal
 from otel_connect.plugin.delivery import Delivery, Station
 from otel_connect.plugin.exporters import DurableLogExporter, DurableMetricExporter, DurableSpanExporter
 from otel_connect.plugin.quiet import quiet_context
-from tests.support.receiver import HttpReceiver
+from tests.support.collector import await_until
+from tests.support.receiver import HttpReceiver, Reply
 from tests.unit.test_plugin_batches import awkward, bodies, collected, spans
 from tests.unit.test_plugin_encodable import log
 
@@ -147,6 +149,54 @@ def test_what_the_delivery_logs_about_itself_cannot_make_it_run_in_circles() -> 
         provider.shutdown()
         said = [text for request in receiver.requests for text in bodies(request.body)]
     assert sorted(said) == ["fine", "from elsewhere"]
+
+
+def test_a_batch_of_which_nothing_is_kept_is_a_failure_that_says_its_limit(caplog: pytest.LogCaptureFixture) -> None:
+    large = "x" * 4_000_000
+    with HttpReceiver() as receiver:
+        delivery = Delivery(Opener(receiver.endpoint))
+        logs, metrics, traces = (
+            DurableLogExporter(delivery),
+            DurableMetricExporter(delivery),
+            DurableSpanExporter(delivery),
+        )
+        assert traces.export(spans(lambda tracer: tracer.start_span(large).end())) is SpanExportResult.FAILURE
+        points = collected(lambda meter: meter.create_counter("c", description=large).add(1))
+        assert metrics.export(points) is MetricExportResult.FAILURE
+        assert logs.export([log(large), log(object())]) is LogRecordExportResult.FAILURE
+        assert logs.export([log(large), log("fine")]) is LogRecordExportResult.SUCCESS
+        assert logs.force_flush()
+        accounts = delivery.accounts()
+        assert [accounts[signal].dropped[Reason.TOO_LARGE] for signal in Signal] == [2, 1, 1]
+        assert accounts[Signal.LOGS].exported == 1
+        assert not any(account.queued or account.difference for account in accounts.values())
+        for exporter in (logs, metrics, traces):
+            exporter.shutdown()
+    lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(Signal)
+    assert all("larger than a request may be (export.request_bytes" in line for line in lines)
+
+
+@pytest.mark.parametrize(("reason", "words"), [(Reason.QUEUE_FULL, "queue_bytes"), (Reason.SPOOL_FULL, "spool_bytes")])
+def test_a_batch_that_finds_no_room_is_a_failure(
+    reason: Reason, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    room, directory = 1 << 20, str(tmp_path) if reason is Reason.SPOOL_FULL else ""
+    with HttpReceiver([Reply(delay_s=1.0)]) as receiver:
+        opener = Opener(receiver.endpoint)
+        opener.config = ExportConfig(
+            endpoint=receiver.endpoint, spool_directory=directory, spool_bytes=room, queue_bytes=room
+        )
+        delivery = Delivery(opener)
+        exporter = DurableLogExporter(delivery)
+        body = "x" * (room // 2 - 200)
+        assert exporter.export([log(body)]) is LogRecordExportResult.SUCCESS
+        await_until(lambda: bool(receiver.requests))  # it is under way, and so cannot be dropped for another one
+        assert exporter.export([log(body)]) is LogRecordExportResult.FAILURE
+        assert delivery.accounts()[Signal.LOGS].dropped == {reason: 1}
+        exporter.shutdown()
+    (line,) = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert words in line
 
 
 @pytest.mark.timeout(20)

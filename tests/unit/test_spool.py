@@ -111,8 +111,8 @@ def test_without_room_the_oldest_of_all_signals_go_but_nothing_on_lease(tmp_path
         Loss(Signal.LOGS, full, 8),
     ]
     (also_leased,) = bench.lease(Signal.LOGS)
-    assert bench.put(request(bytes(10), 32)) == [Loss(Signal.LOGS, full, 32)]
-    assert bench.put(request(bytes(2000), 64)) == [Loss(Signal.LOGS, full, 64)]
+    assert bench.put(request(bytes(10), 32)) == [Loss(Signal.LOGS, full, 32, new=True)]
+    assert bench.put(request(bytes(2000), 64)) == [Loss(Signal.LOGS, full, 64, new=True)]
     assert bench.spool.delivered([leased])
     assert bench.spool.drop([also_leased], Reason.EXPIRED)
     assert bench.account(Signal.LOGS).dropped == {full: 106, Reason.EXPIRED: 16}
@@ -143,7 +143,7 @@ def test_after_close_nothing_is_taken_and_nothing_counted(tmp_path: Path, durabl
     assert not bench.spool.replace(batches[0], [])
     assert bench.account() == after
     assert (after.queued, after.dropped) == ((5, {}) if durable else (0, {Reason.SHUTDOWN: 5}))
-    assert bench.put(request(b"late", 1)) == [Loss(Signal.LOGS, Reason.SHUTDOWN, 1)]
+    assert bench.put(request(b"late", 1)) == [Loss(Signal.LOGS, Reason.SHUTDOWN, 1, new=True)]
     assert bench.lease() == ()
     bench.close()
 
