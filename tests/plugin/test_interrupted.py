@@ -15,7 +15,7 @@ from tests.support.receiver import HttpReceiver
 from tests.support.soak import by_length
 
 STORM = """
-import itertools, json, os, signal, sys, threading, time
+import gc, itertools, json, os, signal, sys, threading, time
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -31,10 +31,13 @@ class Boom(Exception):
     pass
 
 def handle(*_):
+    global handled
+    handled += 1
     raise (Boom, KeyboardInterrupt)[raised % 2]
 
+gc.disable()  # what is raised in a callback of the collector is only printed, by any program
 signal.signal(signal.SIGALRM, handle)
-raised, numbers, said = 0, itertools.count(), {"logs": [], "metrics": [], "traces": []}
+handled, raised, numbers, said = 0, 0, itertools.count(), {"logs": [], "metrics": [], "traces": []}
 
 class Collected(SimpleLogRecordProcessor):
     def __init__(self):
@@ -96,13 +99,16 @@ for number in itertools.count():
     batches[kind, name] = batch(kind, name)
     if not interrupted(lambda: export(kind, name)) and raised % 10 == 0:
         beside(kind, f"{kind}.beside.{number}")
+    if number % 100 == 0:
+        gc.collect()
     if number % 20 == 0:
         interrupted(lambda: exporters[kind].force_flush(5))
     if number % 50 == 0:
-        interrupted(lambda: [one.shutdown(100) for one in exporters.values()])
+        interrupted(lambda: [one.shutdown(5000) for one in exporters.values()])
         for one in exporters.values():
-            one.shutdown(100)
+            one.shutdown(5000)
         exporters = make()
+assert handled == raised, "not everything that was raised has reached the application"
 for one in exporters.values():
     assert one.force_flush(1000 * LONGEST_S), "not everything is delivered"
     assert one.force_flush(0)
@@ -142,7 +148,7 @@ def test_a_storm_of_exceptions(protocol: str, tmp_path: Path) -> None:
     assert set(result["said"]["traces"]) <= set(arrived.names)
     assert set(result["said"]["logs"]) <= {record["body"] for record in arrived.logs}
     assert set(result["said"]["metrics"]) <= {point["name"] for point in arrived.points}
-    assert min(map(len, result["said"].values())) > 5
+    assert all(result["said"].values())
     assert_empty(tmp_path)
 
 
@@ -161,7 +167,7 @@ while not children:
     result = exporter.export([span]).name
     signal.setitimer(signal.ITIMER_REAL, 0)
 if result == "SUCCESS":
-    print(span.name, flush=True)
+    os.write(1, f"{span.name}\\n".encode())
 if os.getpid() != parent:
     span = tracer.start_span("child")
     span.end()
