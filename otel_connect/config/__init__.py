@@ -16,7 +16,7 @@ from otel_connect.config.export import Compression, ExportConfig, File, Output, 
 from otel_connect.config.filters import FilterConfig
 from otel_connect.config.layers import STARTED_IN, Layer, Loaded, Places, file_layer, load
 from otel_connect.config.networks import KnownPeer, is_host, without_duplicates
-from otel_connect.config.section import Section
+from otel_connect.config.section import Section, Switch, Whole
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -52,22 +52,22 @@ _DAY_S = 86_400
 class CaptureConfig(Section):
     """How the kernel side is sized and read."""
 
-    drain_interval_ms: Annotated[int, Field(ge=1, le=1000)] = 50
+    drain_interval_ms: Annotated[Whole, Field(ge=1, le=1000)] = 50
     """How often the ring is read; it must hold what a host attempts in that time."""
-    ring_bytes: Annotated[int, Field(ge=_PAGE, le=1 << 30)] = 8 << 20
+    ring_bytes: Annotated[Whole, Field(ge=_PAGE, le=1 << 30)] = 8 << 20
     """Bytes of the ring between kernel and agent, a power of two; an attempt takes 176."""
-    max_in_progress: Annotated[int, Field(ge=1, le=1 << 22)] = 1 << 16
+    max_in_progress: Annotated[Whole, Field(ge=1, le=1 << 22)] = 1 << 16
     """Attempts that can be in progress at one time; the kernel memory for them is taken at the start."""
-    stale_after_s: Annotated[int, Field(ge=60, le=_DAY_S)] = 600
+    stale_after_s: Annotated[Whole, Field(ge=60, le=_DAY_S)] = 600
     """An attempt in progress for longer is given up as unknown (Linux itself gives up after 127 or 131 s)."""
 
-    process_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
+    process_rate: Annotated[Whole, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
     """Attempts a second that may have a record of their own, for one process; 0 means no limit."""
-    process_burst: Annotated[int, Field(ge=4, le=_MOST_PER_SECOND)] = 8000
+    process_burst: Annotated[Whole, Field(ge=4, le=_MOST_PER_SECOND)] = 8000
     """Records that a process which was quiet may have at once; a new one begins with a quarter of them."""
-    cgroup_rate: Annotated[int, Field(ge=0, le=_MOST_PER_SECOND)] = 16000
+    cgroup_rate: Annotated[Whole, Field(ge=0, le=_MOST_PER_SECOND)] = 16000
     """The same for one cgroup."""
-    cgroup_burst: Annotated[int, Field(ge=4, le=_MOST_PER_SECOND)] = 16000
+    cgroup_burst: Annotated[Whole, Field(ge=4, le=_MOST_PER_SECOND)] = 16000
 
     @field_validator("ring_bytes")
     @classmethod
@@ -91,17 +91,17 @@ def _http_url(value: str) -> str:
 class EnrichConfig(Section):
     """What is found out about an attempt: whose it is, and to whom."""
 
-    process_cache_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
+    process_cache_size: Annotated[Whole, Field(ge=16, le=1 << 20)] = 4096
     """Processes remembered, by pid and start time."""
-    process_context: bool = True
+    process_context: Switch = True
     """Read the OpenTelemetry context that a process publishes in its memory: the name of its service, for one."""
-    names: bool = True
+    names: Switch = True
     """Learn the names of peers from the answers of name servers and from /etc/hosts."""
-    command_args: bool = False
+    command_args: Switch = False
     """Read the arguments of processes, mask their secrets, and show them."""
-    vpid: bool = False
+    vpid: Switch = False
     """Show the pid that a process has in its own PID namespace."""
-    cgroup_path: bool = False
+    cgroup_path: Switch = False
     """Show the path of the cgroup that a process is in."""
     kubelet_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """Where the kubelet of this node says which pods there are, for example https://node-7:10250; else not asked."""
@@ -111,18 +111,18 @@ class EnrichConfig(Section):
     """The authority of the kubelet's certificate; ``None``: those that the system trusts."""
     known_peers: Annotated[tuple[KnownPeer, ...], AfterValidator(without_duplicates)] = ()
     """What the operator calls peers: of those that match, the longest prefix counts, and first one with a port."""
-    user_names: bool = True
+    user_names: Switch = True
     """Whether users are called by name, or by number alone."""
     mask_addresses: Literal["none", "prefix", "hash"] = "none"
     """What becomes of addresses before they leave the agent: nothing, their host bits dropped, or a keyed hash."""
-    mask_ipv4_prefix: Annotated[int, Field(ge=0, le=32)] = 24
+    mask_ipv4_prefix: Annotated[Whole, Field(ge=0, le=32)] = 24
     """Bits of an IPv4 address that stay, for ``prefix``."""
-    mask_ipv6_prefix: Annotated[int, Field(ge=0, le=128)] = 64
+    mask_ipv6_prefix: Annotated[Whole, Field(ge=0, le=128)] = 64
     """The same for IPv6."""
     mask_key_file: File | None = None
     """The key for ``hash``, at least 16 bytes."""
 
-    conntrack: bool = False
+    conntrack: Switch = False
     """Whether the connection tracking is asked for who is behind a translated address."""
 
 
@@ -133,15 +133,15 @@ class EncodeConfig(Section):
     """``fixed``: "tcp connect"; ``peer``: "tcp connect <address>:<port>"."""
     span_kind: Literal["internal", "client"] = "internal"
     """``client`` makes service graphs draw an edge for every attempt."""
-    span_successes_per_second: Annotated[int, Field(ge=0)] = 50
+    span_successes_per_second: Annotated[Whole, Field(ge=0)] = 50
     """Spans for attempts that succeeded; every failure and every slow attempt gets one anyway."""
-    span_slow_ms: Annotated[int, Field(ge=0)] = 1000
+    span_slow_ms: Annotated[Whole, Field(ge=0)] = 1000
     """From this duration on, a successful attempt counts as slow."""
-    collapse_repeats: Annotated[int, Field(ge=0)] = 0
+    collapse_repeats: Annotated[Whole, Field(ge=0)] = 0
     """Of attempts that are alike, a record for the first and each so many-th one; 0: a record for every one."""
-    collapse_window_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 10_000
+    collapse_window_ms: Annotated[Whole, Field(ge=100, le=3_600_000)] = 10_000
     """For how long attempts are compared with the first; then what is left is sent, and it begins anew."""
-    series_expire_s: Annotated[int, Field(ge=60, le=365 * _DAY_S)] = 3600
+    series_expire_s: Annotated[Whole, Field(ge=60, le=365 * _DAY_S)] = 3600
     """How long a set of attributes of the attempt metrics that does not change is still sent, if cumulative."""
 
 

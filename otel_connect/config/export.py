@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from otel_connect.config.section import Context, Section
+from otel_connect.config.section import Context, Section, Switch, Whole
 
 _MOST_BYTES = 1 << 50
 _DAY_MS = 86_400 * 1000
@@ -58,8 +58,8 @@ class SignalConfig(Section):
     protocol: Protocol | None = None
     headers: Mapping[str, str] | None = Field(default=None, repr=False)
     compression: Compression | None = None
-    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] | None = None
-    insecure: bool | None = None
+    timeout_ms: Annotated[Whole, Field(ge=1, le=_DAY_MS)] | None = None
+    insecure: Switch | None = None
     certificate: File | None = None
     client_certificate: File | None = None
     client_key: File | None = None
@@ -75,9 +75,9 @@ class ExportConfig(Section):
     protocol: Protocol = Protocol.HTTP_PROTOBUF
     headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
     compression: Compression = Compression.NONE
-    timeout_ms: Annotated[int, Field(ge=1, le=_DAY_MS)] = 10_000
+    timeout_ms: Annotated[Whole, Field(ge=1, le=_DAY_MS)] = 10_000
     """For one request; milliseconds, as the specification says."""
-    insecure: bool = False
+    insecure: Switch = False
     """gRPC without TLS when the endpoint has no scheme."""
     certificate: File | None = None
     client_certificate: File | None = None
@@ -85,19 +85,19 @@ class ExportConfig(Section):
     logs: SignalConfig = SignalConfig()
     metrics: SignalConfig = SignalConfig()
     traces: SignalConfig = SignalConfig()
-    flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
+    flush_interval_ms: Annotated[Whole, Field(ge=10, le=60_000)] = 200
     """How long attempts wait to share a request."""
-    metric_interval_ms: Annotated[int, Field(ge=100, le=_DAY_MS)] = 60_000
+    metric_interval_ms: Annotated[Whole, Field(ge=100, le=_DAY_MS)] = 60_000
     """OTEL_METRIC_EXPORT_INTERVAL."""
     spool_directory: str = "/var/lib/otel-connect/spool"
     """Where requests wait for the backend, durably; empty: in memory only."""
-    spool_bytes: Annotated[int, Field(ge=1 << 20, le=_MOST_BYTES)] = 512 << 20
+    spool_bytes: Annotated[Whole, Field(ge=1 << 20, le=_MOST_BYTES)] = 512 << 20
     """Serialized requests that may wait on disk, all signals together; beyond it the oldest are dropped."""
-    queue_bytes: Annotated[int, Field(ge=1 << 16, le=_MOST_BYTES)] = 64 << 20
+    queue_bytes: Annotated[Whole, Field(ge=1 << 16, le=_MOST_BYTES)] = 64 << 20
     """The same in memory: without a directory, or while the disk cannot be written."""
-    concurrency: Annotated[int, Field(ge=1, le=32)] = 1
+    concurrency: Annotated[Whole, Field(ge=1, le=32)] = 1
     """Requests of one signal that may be under way at one time."""
-    request_bytes: Annotated[int, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
+    request_bytes: Annotated[Whole, Field(ge=1 << 12, le=1 << 30)] = 3 << 20
     """The largest request made; collectors refuse 4 MiB by gRPC."""
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)

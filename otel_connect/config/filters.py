@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from otel_connect.config.networks import Network, Ports
-from otel_connect.config.section import Section
+from otel_connect.config.section import Section, Switch, Whole
 
 
 def _path_or_glob(value: str) -> str:
@@ -21,7 +21,7 @@ class FilterRule(Section):
     """The path of what its process runs, or a glob on it, in which ``*`` holds slashes, too."""
     cgroup: Annotated[str, Field(max_length=4096), AfterValidator(_path_or_glob)] | None = None
     """The path of its cgroup, from the root of the tree, or a glob on it."""
-    uid: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
+    uid: Annotated[Whole, Field(ge=0, lt=1 << 32)] | None = None
     port: Ports | None = None
     cidr: Network | None = None
     """Where its peer is: or what connect() was given, when it never had a peer."""
@@ -40,5 +40,5 @@ class FilterConfig(Section):
     """What one of these holds of is left out."""
     allow: tuple[FilterRule, ...] = ()
     """If there are any, so is what none of these holds of."""
-    count: bool = True
+    count: Switch = True
     """Whether the metrics have what is left out."""

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from otel_connect.config.section import Section
+from otel_connect.config.section import Section, Whole
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _MAPPED_BITS = 96
@@ -73,7 +73,7 @@ class KnownPeer(Section):
     """What the operator calls those who are reached at an address of a network."""
 
     cidr: Network
-    port: Annotated[int, Field(ge=1, le=_LAST_PORT)] | None = None
+    port: Annotated[Whole, Field(ge=1, le=_LAST_PORT)] | None = None
     """``None``: on any port."""
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 

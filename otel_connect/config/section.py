@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Strict
+
+Whole: TypeAlias = Annotated[int, Strict()]
+"""A whole number that was written as one: not ``true``, ``"5"`` or ``5.0``. Variables are text, and parsed before."""
+
+Switch: TypeAlias = Annotated[bool, Strict()]
+"""``true`` or ``false``: not ``"yes"`` or ``1``."""
 
 
 class Context(NamedTuple):

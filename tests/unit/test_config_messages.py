@@ -1,5 +1,6 @@
 """What is said of a value that cannot be used: where it stands and what to write, in the words of the configuration."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -54,6 +55,28 @@ def wrong_values() -> Iterator[Mapping[str, Any]]:
         yield {key: [entry, entry]}
 
 
+def taken(key: str, value: object) -> Any:
+    """Return what becomes of a value; ``None`` where it is refused."""
+    try:
+        configuration = build([Layer({key: value}, {key: key})])
+    except ConfigError:
+        return None
+    return functools.reduce(getattr, key.split("."), configuration)
+
+
+def test_no_value_is_turned_into_a_number_or_a_switch() -> None:
+    """Whatever key there will be: what is taken as one is what was written."""
+    checked: dict[type, set[str]] = {int: set(), bool: set()}
+    for key in keys(Configuration):
+        for value in (*VALUES, 5000, 5000.0, "5000", "true", 0.0, 1.0):
+            found = taken(key, value)
+            if type(found) in checked:
+                assert (found, type(found)) == (value, type(value)), key
+                checked[type(found)].add(key)
+    assert len(checked[int]) > 20
+    assert len(checked[bool]) > 10
+
+
 def test_nothing_of_the_library_is_said_and_the_place_always() -> None:
     lines = [(values, line) for values in wrong_values() for line in said(values)]
     assert len(lines) > 1000
@@ -70,6 +93,21 @@ def test_nothing_of_the_library_is_said_and_the_place_always() -> None:
     [
         ("capture.drain_interval_ms", "fast", "must be a whole number, not 'fast'"),
         ("capture.drain_interval_ms", 1.5, "must be a whole number, not 1.5"),
+        ("capture.process_rate", True, "must be a whole number, not true"),
+        ("capture.max_in_progress", "5", "must be a whole number, not '5'"),
+        ("export.timeout_ms", True, "must be a whole number, not true"),
+        ("export.logs.timeout_ms", 5000.0, "must be a whole number, not 5000.0"),
+        ("filter.deny", [{"uid": True}], " (entry 1): uid: must be a whole number, not true"),
+        (
+            "enrich.known_peers",
+            [{"cidr": "::/0", "name": "x", "port": "1"}],
+            " (entry 1): port: must be a whole number",
+        ),
+        ("export.insecure", "yes", "must be true or false, not 'yes'"),
+        ("export.logs.insecure", "true", "must be true or false, not 'true'"),
+        ("enrich.names", "no", "must be true or false, not 'no'"),
+        ("enrich.names", 1, "must be true or false, not 1"),
+        ("filter.count", 0.0, "must be true or false, not 0.0"),
         ("capture.drain_interval_ms", 0, "must be 1 or more, not 0"),
         ("capture.drain_interval_ms", 1001, "must be 1000 or less, not 1001"),
         ("enrich.names", "maybe", "must be true or false, not 'maybe'"),
