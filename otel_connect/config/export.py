@@ -11,6 +11,7 @@ from otel_connect.config.section import Context, Section, Switch, Whole
 
 _MOST_BYTES = 1 << 50
 _DAY_MS = 86_400 * 1000
+_SHORTEST_TIMEOUT_MS = 100
 
 
 class Output(StrEnum):
@@ -46,6 +47,15 @@ def _file(value: Path, info: ValidationInfo) -> Path:
     return info.context.started_in / value if isinstance(info.context, Context) else value
 
 
+def _enough(value: int) -> int:
+    if value < _SHORTEST_TIMEOUT_MS:
+        raise ValueError(f"is in milliseconds, and {value} are too few for any backend; write 10000 for ten seconds")
+    return value
+
+
+Timeout = Annotated[Whole, AfterValidator(_enough), Field(ge=_SHORTEST_TIMEOUT_MS, le=_DAY_MS)]
+"""For one request, in milliseconds. Some SDKs read the same variable as seconds, so a few are refused."""
+
 File = Annotated[Path, AfterValidator(_file)]
 """A file that is read; whether it can be is seen then. A relative path is taken from the context of the validation."""
 
@@ -58,7 +68,7 @@ class SignalConfig(Section):
     protocol: Protocol | None = None
     headers: Mapping[str, str] | None = Field(default=None, repr=False)
     compression: Compression | None = None
-    timeout_ms: Annotated[Whole, Field(ge=1, le=_DAY_MS)] | None = None
+    timeout_ms: Timeout | None = None
     insecure: Switch | None = None
     certificate: File | None = None
     client_certificate: File | None = None
@@ -75,7 +85,7 @@ class ExportConfig(Section):
     protocol: Protocol = Protocol.HTTP_PROTOBUF
     headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
     compression: Compression = Compression.NONE
-    timeout_ms: Annotated[Whole, Field(ge=1, le=_DAY_MS)] = 10_000
+    timeout_ms: Timeout = 10_000
     """For one request; milliseconds, as the specification says."""
     insecure: Switch = False
     """gRPC without TLS when the endpoint has no scheme."""

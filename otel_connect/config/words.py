@@ -48,7 +48,8 @@ def complaint(model: type[Section], detail: ErrorDetails, origins: Mapping[str, 
         words = f"must be a table ({_header(location)})"
     else:
         words = _words(detail["type"], detail.get("ctx", {}))
-    return f"{place}: {words}{_found(location, detail['input'])}"
+    found = _found(location, detail["input"]) if words.startswith("must ") else ""
+    return f"{place}: {words}{found}"
 
 
 def shown_key(key: str) -> str:

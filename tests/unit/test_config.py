@@ -33,10 +33,10 @@ def test_nothing_gives_the_defaults() -> None:
 
 
 def test_later_layers_win_key_by_key() -> None:
-    first = layer(export__endpoint="http://a", export__timeout_ms=5)
+    first = layer(export__endpoint="http://a", export__timeout_ms=500)
     configuration = build([first, layer(export__endpoint="http://b"), layer(export__logs__protocol="grpc")])
     assert configuration.export.endpoint == "http://b"
-    assert configuration.export.timeout_ms == 5
+    assert configuration.export.timeout_ms == 500
     assert configuration.export.logs.protocol is Protocol.GRPC
 
 

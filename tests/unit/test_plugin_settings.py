@@ -57,7 +57,7 @@ def test_the_signals_own_wins(option: str) -> None:
         "PROTOCOL": "http/protobuf",
         "HEADERS": "o=o",
         "COMPRESSION": "none",
-        "TIMEOUT": "1",
+        "TIMEOUT": "100",
     }
     environ = {f"{PREFIX}{option}": other[option], f"{PREFIX}LOGS_{option}": text}
     assert getattr(endpoint(environ), field) == (expected if expected is not None else text)
@@ -147,3 +147,10 @@ def test_every_problem_has_its_line() -> None:
 )
 def test_what_others_read_is_left_to_them(name: str) -> None:
     assert read_settings({f"{PREFIX}{name}": "x"}) == read_settings({})
+
+
+def test_a_timeout_that_was_meant_in_seconds_is_not_used() -> None:
+    found = read_settings({f"{PREFIX}TIMEOUT": "10"})
+    said = "is in milliseconds, and 10 are too few for any backend; write 10000 for ten seconds"
+    assert found.left_out == (f"{PREFIX}TIMEOUT: {said}",)
+    assert (found.export.timeout_ms, found.withheld) == (10_000, ())
