@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from urllib.parse import unquote
 
 from otel_connect.config import Layer
+from otel_connect.config.export import is_absolute
 from otel_connect.model import Signal
 
 _PREFIX = "OTEL_EXPORTER_OTLP_"
@@ -84,6 +85,9 @@ def state_layer(environ: Mapping[str, str]) -> Layer:
     directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if not directory:
         return Layer({}, {})
+    if not is_absolute(directory):
+        problem = f"STATE_DIRECTORY: must be an absolute path, not {directory!r}"
+        return Layer({}, {}, [problem], frozenset({"export.spool_directory"}))
     return Layer({"export.spool_directory": f"{directory}/spool"}, {"export.spool_directory": "STATE_DIRECTORY"})
 
 

@@ -182,18 +182,23 @@ def _follows(problem: str, wrong: Iterable[str]) -> bool:
 def _flatten(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
     for name, value in table.items():
         here = (*path, name)
-        if isinstance(value, dict) and here not in _VALUE_TABLES:
+        if isinstance(value, dict) and value and here not in _VALUE_TABLES:
             yield from _flatten(value, here)
         else:
             yield ".".join(here), value
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
-    """Put a value in its section; where a section is a value itself, that is what is complained of."""
+    """Put a value in its section; where a section is a value itself, that is what is complained of.
+
+    An empty table is kept, so that a misspelt one is refused; one that is a section leaves what the section has.
+    """
     *sections, last = path
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
             return
         tree = inner
-    tree[last] = value
+    adds_nothing = value == {} and tuple(path) not in _VALUE_TABLES and isinstance(tree.get(last), dict)
+    if not adds_nothing:
+        tree[last] = value

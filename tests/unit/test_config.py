@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from otel_connect.config import Configuration, Layer, Protocol, build, file_layer
-from otel_connect.environment import environment_layer
+from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError
 
 
@@ -103,6 +103,34 @@ def test_a_problem_is_one_line_whatever_a_file_is_called(name: str, tmp_path: Pa
     shown = ascii(name)[1:-1]
     (line,) = problems(file_layer(tmp_path / name))
     assert line == f"{tmp_path}/{shown}: cannot be read (No such file or directory); name a readable file"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[exprt]\n", "exprt: no such key; did you mean export?"),
+        ("[export.lgs]\n", "export.lgs: no such key; did you mean export.logs?"),
+        ("[export]\nendpoint = {}\n", "export.endpoint: must be text in quotes"),
+        ("[enrich.known_peers]\n", "enrich.known_peers: must be a list, in square brackets"),
+        ("export.spool_directory = {}\n", "export.spool_directory: must be text in quotes"),
+    ],
+)
+def test_an_empty_table_is_checked_too(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    assert problems(state_layer({"STATE_DIRECTORY": "/state"}), file_layer(file)) == (f"{file}: {said}",)
+
+
+@pytest.mark.parametrize("content", ["[export]\n", "[export.logs]\n", "[capture]\n[export]\n[filter]\n"])
+def test_an_empty_section_changes_nothing(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    before = state_layer({"STATE_DIRECTORY": "/state"})
+    assert build([before, file_layer(file)]).model_dump() == build([before]).model_dump()
+
+
+def test_an_empty_table_of_headers_replaces_what_was_there() -> None:
+    assert build([layer(export__headers={"a": "1"}), layer(export__headers={})]).export.headers == {}
 
 
 @pytest.mark.parametrize("key", ["timeout_ms", "metric_interval_ms", "spool_bytes", "queue_bytes", "request_bytes"])

@@ -200,9 +200,11 @@ def test_the_spool_lies_in_the_state_directory_of_a_systemd_unit(state: str | No
     assert not build([state_layer(environ), file]).export.spool_directory
 
 
-def test_a_state_directory_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(ConfigError, match="STATE_DIRECTORY: must be an absolute path, or empty for memory only"):
-        build([state_layer({"STATE_DIRECTORY": "somewhere"})])
+@pytest.mark.parametrize("directory", ["somewhere", "./state", "~/state", "/a\nb"])
+def test_a_state_directory_that_cannot_be_used_is_named_as_it_was_written(directory: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build([state_layer({"STATE_DIRECTORY": f"{directory}:/other"})])
+    assert caught.value.problems == (f"STATE_DIRECTORY: must be an absolute path, not {directory!r}",)
 
 
 @pytest.mark.parametrize(
