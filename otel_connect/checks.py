@@ -13,7 +13,8 @@ from otel_connect.capture.privileges import without_privileges
 from otel_connect.config import Configuration, Loaded, Output
 from otel_connect.enrich.mask_key import masks
 from otel_connect.errors import ConfigError, SpoolInUseError
-from otel_connect.export.endpoint import doubts, output_kind, resolve
+from otel_connect.export.doubts import doubts
+from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.export.recovery import examine
 from otel_connect.export.store import StoreError
 from otel_connect.export.tls import file_problems

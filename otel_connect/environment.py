@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from otel_connect.config import Layer
 from otel_connect.config.export import is_absolute
+from otel_connect.config.words import repeated_headers
 from otel_connect.model import Signal
 
 _PREFIX = "OTEL_EXPORTER_OTLP_"
@@ -40,11 +41,12 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
     Keys are ``export.…`` of the configuration, and origins the names of the variables. Header values
     are credentials, so no line ever shows one. A variable whose name is almost one that the agent reads is
-    warned about.
+    warned about, and so are headers of one name.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []
+    warnings: list[str] = []
     unread: set[str] = set()
     for name, (key, parse) in _VARIABLES.items():
         text = environ.get(name, "").strip()
@@ -57,7 +59,9 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
             unread.add(key)
         else:
             origins[key] = name
-    return Layer(values, origins, problems, frozenset(unread), list(_misspelt(environ)))
+            if parse is _headers:
+                warnings += [f"{name}: {repeat}" for repeat in repeated_headers(pair[0] for pair in _pairs(text))]
+    return Layer(values, origins, problems, frozenset(unread), [*warnings, *_misspelt(environ)])
 
 
 def variables() -> Mapping[str, str]:
@@ -97,12 +101,18 @@ def _protocol(text: str) -> str:
     return text.lower()
 
 
+def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
+    """Give the name, the ``=`` if there is one, and the value of each member."""
+    for member in text.split(","):
+        if member.strip():
+            name, separator, value = member.partition("=")
+            yield name.strip(), separator, value.strip()
+
+
 def _headers(text: str) -> dict[str, str]:
     """``k=v,k2=v2`` as in W3C baggage, values URL-encoded; a ``;`` belongs to the value."""
     headers: dict[str, str] = {}
-    members = [member.strip() for member in text.split(",") if member.strip()]
-    for position, member in enumerate(members, start=1):
-        name, separator, value = (part.strip() for part in member.partition("="))
+    for position, (name, separator, value) in enumerate(_pairs(text), start=1):
         if not (separator and _HEADER_NAME.fullmatch(name)):
             raise ValueError(f"header {position} {_why_no_pair(name, separator, position)}")
         if _BAD_ESCAPE.search(value):

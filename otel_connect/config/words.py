@@ -1,6 +1,6 @@
 """What is wrong with a value, in the words of the configuration instead of those of the library that found it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -64,6 +64,14 @@ def keys(model: type[Section], prefix: str = "") -> Iterator[str]:
             yield from keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def repeated_headers(names: Iterable[str]) -> Iterator[str]:
+    """Say which headers replace an earlier one; by their positions, because a mistyped name may hold a secret."""
+    first: dict[str, int] = {}
+    for position, name in enumerate(names, start=1):
+        if (before := first.setdefault(name.lower(), position)) != position:
+            yield f"header {position} has the name of header {before} and replaces it; leave one out"
 
 
 def _words(kind: str, limits: Mapping[str, Any]) -> str:

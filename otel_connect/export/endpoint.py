@@ -17,7 +17,8 @@ from otel_connect.model import Signal
 USER_AGENT = f"OTel-OTLP-Exporter-otel-connect/{otel_connect.__version__}"
 
 _DEFAULT_URL = {Protocol.HTTP_PROTOBUF: "http://localhost:4318", Protocol.GRPC: "http://localhost:4317"}
-_HTTP_PATH = {Signal.LOGS: "/v1/logs", Signal.METRICS: "/v1/metrics", Signal.TRACES: "/v1/traces"}
+HTTP_PATH = {Signal.LOGS: "/v1/logs", Signal.METRICS: "/v1/metrics", Signal.TRACES: "/v1/traces"}
+"""What is appended to a base URL."""
 
 _VARIABLES = "OTEL_EXPORTER_OTLP_"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,7 +27,10 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
 # How gRPC and others write addresses that are none of a host and a port; ``dns:4317`` is a host and its port.
 _NO_HOST = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds|file):(?!\d+(?:/|\Z))", re.IGNORECASE)
-_FRAMING = {"connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
+_FRAMING = {
+    *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),
+    *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +116,6 @@ def resolve(config: ExportConfig) -> Mapping[Signal, Endpoint]:
     return endpoints
 
 
-def doubts(config: ExportConfig) -> Iterator[str]:
-    """Say what of the endpoints is allowed and hardly meant: a signal's own, which is posted to as it is."""
-    for signal, own in (("logs", config.logs), ("metrics", config.metrics), ("traces", config.traces)):
-        if own.endpoint is None or (own.protocol or config.protocol) is Protocol.GRPC:
-            continue
-        path = urlsplit(own.endpoint).path.rstrip("/")
-        if path == "" or any(path.endswith(other) for name, other in _HTTP_PATH.items() if name != signal):
-            yield (
-                f"export.{signal}.endpoint: is posted to as it is, at {path or '/'}; "
-                f"most backends take {signal} at {_HTTP_PATH[Signal(signal)]}"
-            )
-
-
 def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems: list[str]) -> Endpoint:
     origins: dict[str, str] = {}
 
@@ -144,7 +135,7 @@ def _endpoint(signal: Signal, config: ExportConfig, own: SignalConfig, problems:
         if protocol is Protocol.GRPC:
             url = _grpc_url(parts)
         else:
-            url = _http_url(parts, "" if own.endpoint is not None else _HTTP_PATH[signal])
+            url = _http_url(parts, "" if own.endpoint is not None else HTTP_PATH[signal])
     except ValueError as error:
         problems.append(f"{key}: {error}")
         url = ""
@@ -200,21 +191,22 @@ def _split(text: str, protocol: Protocol, *, insecure: bool) -> SplitResult:
         raise ValueError("carries a query or a fragment; move keys to the headers")
     if parts.scheme not in {"http", "https"}:
         raise ValueError(f"has the unknown scheme {parts.scheme!r}; use http or https, with a host")
-    _check_place(parts, port, text)
+    _check_place(parts, port, text, f"write {parts.scheme}://HOST:{4317 if protocol is Protocol.GRPC else 4318}")
     return parts
 
 
-def _check_place(parts: SplitResult, port: int | None, text: str) -> None:
+def _check_place(parts: SplitResult, port: int | None, text: str, remedy: str) -> None:
     if not parts.hostname:
-        raise ValueError(f"has no host: {text!r}")
+        raise ValueError(f"has no host: {text!r}; {remedy}")
     if not is_host(parts.hostname):
-        raise ValueError(f"has a host that cannot be looked up: {text!r}")
+        raise ValueError(f"has a host that cannot be looked up: {text!r}; {remedy}")
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError(f"has no usable port: {text!r}")
+        unix = "; Unix sockets are not supported" if parts.hostname.startswith("unix") else ""
+        raise ValueError(f"has no usable port: {text!r}; {remedy}{unix}")
 
 
 def _http_url(parts: SplitResult, suffix: str) -> str:
-    if suffix and (twice := next((one for one in _HTTP_PATH.values() if parts.path.rstrip("/").endswith(one)), "")):
+    if suffix and (twice := next((one for one in HTTP_PATH.values() if parts.path.rstrip("/").endswith(one)), "")):
         raise ValueError(f"ends in {twice}, and the path of each signal is appended to it; leave {twice} out")
     path = parts.path.rstrip("/") + suffix if suffix else parts.path or "/"
     return f"{parts.scheme}://{parts.netloc}{path}"

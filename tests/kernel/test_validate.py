@@ -145,6 +145,8 @@ def test_what_run_warns_about_validate_warns_about(tmp_path: Path) -> None:
         f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "pie",
         "OTEL_RESOURCE_ATTRIBUTES": "team=a,b,=c",
         f"{OTLP}HEADER": "a=b",
+        f"{OTLP}HEADERS": "a=1,A=2",
+        f"{OTLP}CERTIFICATE": "/no/such/file",
     }
     with ExitStack() as stack, HttpReceiver() as receiver:
         try:  # whoever else has the default port does as well
@@ -166,6 +168,8 @@ def test_what_run_warns_about_validate_warns_about(tmp_path: Path) -> None:
         f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
         "OTEL_RESOURCE_ATTRIBUTES",
         f"{OTLP}HEADER",
+        f"{OTLP}HEADERS",
+        f"{OTLP}CERTIFICATE",
         f"{OTLP}TRACES_ENDPOINT",
     }
     assert ("no status server" in str(warnings)) is ("OTEL_CONNECT_LISTEN" not in variables)

@@ -7,7 +7,8 @@ import pytest
 
 from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
 from otel_connect.errors import ConfigError
-from otel_connect.export.endpoint import doubts, resolve
+from otel_connect.export.doubts import doubts
+from otel_connect.export.endpoint import resolve
 from otel_connect.model import Signal
 
 HTTP, GRPC = Protocol.HTTP_PROTOBUF, Protocol.GRPC
@@ -127,7 +128,7 @@ def test_a_signal_overrides_option_by_option() -> None:
     [
         (HTTP, "collector:4318", "has no scheme; begin with http:// or https://"),
         (HTTP, "", "is empty"),
-        (HTTP, "http://", "has no host"),
+        (HTTP, "http://", "has no host: 'http://'; write http://HOST:4318"),
         (HTTP, "http://:4318", "has no host"),
         (HTTP, "http://..:4318", "has a host that cannot be looked up: 'http://..:4318'"),
         (HTTP, "http://a..b", "has a host that cannot be looked up"),
@@ -137,8 +138,12 @@ def test_a_signal_overrides_option_by_option() -> None:
         (HTTP, "ftp://collector", "unknown scheme 'ftp'"),
         (HTTP, "http://collector:port", "has a port"),
         (HTTP, "http://collector:99999", "has a port"),
-        (HTTP, "http://collector:0", "has no usable port"),
-        (HTTP, "http://collector:", "has no usable port"),
+        (HTTP, "http://collector:0", "has no usable port: 'http://collector:0'; write http://HOST:4318"),
+        (GRPC, "https://collector:", "has no usable port: 'https://collector:'; write https://HOST:4317"),
+        (
+            *(HTTP, "https://unix:/tmp/x"),
+            "has no usable port: 'https://unix:/tmp/x'; write https://HOST:4318; Unix sockets are not supported",
+        ),
         (HTTP, "http://[::1", "bracketed address"),
         (HTTP, "http://col lector", "no URL may have"),
         (HTTP, "http://collector\r\nX: y", "no URL may have"),
@@ -157,7 +162,7 @@ def test_a_signal_overrides_option_by_option() -> None:
         (GRPC, "http://collector", "has no port; name it, for example collector:4317"),
         (GRPC, "user:s3cret@collector:4317", "carries credentials"),
         (GRPC, "http://collector:4317/v1/logs", "has a path"),
-        (GRPC, ":4317", "has no host"),
+        (GRPC, ":4317", "has no host: ':4317'; write https://HOST:4317"),
     ],
 )
 def test_a_malformed_endpoint_is_one_line_without_a_secret(protocol: Protocol, endpoint: str, says: str) -> None:
@@ -179,6 +184,10 @@ def test_a_malformed_endpoint_is_one_line_without_a_secret(protocol: Protocol, e
         (HTTP, "a", "s3cret\r\nX: y", "header 2 has a value with a line end"),
         (HTTP, "a", "s3cret\udcff", "header 2 has a value"),
         (HTTP, "Content-Length", "s3cret", "header 2 (content-length) is the transport's own"),
+        (HTTP, "Host", "s3cret", "header 2 (host) is the transport's own"),
+        (GRPC, "host", "s3cret", "header 2 (host) is the transport's own"),
+        (HTTP, "Expect", "s3cret", "header 2 (expect) is the transport's own"),
+        (GRPC, "keep-alive", "s3cret", "header 2 (keep-alive) is the transport's own"),
         (GRPC, "grpc-timeout", "s3cret", "header 2 (grpc-timeout) has a name that gRPC reserves"),
         (GRPC, "trace-bin", "s3cret", "header 2 (trace-bin) has a name that gRPC reserves"),
     ],
@@ -210,6 +219,56 @@ def test_every_problem_is_reported_once() -> None:
         "export.metrics.headers",
         "export.traces.endpoint",
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (ExportConfig(headers={"a": "1", "b": "2", "A": "3"}), ["export.headers: header 3 has the name of header 1"]),
+        (
+            ExportConfig(metrics=SignalConfig(headers={"X-Key": "1", "x-key": "2"})),
+            ["export.metrics.headers: header 2 has the name of header 1 and replaces it; leave one out"],
+        ),
+        (ExportConfig(headers={"a": "1"}, logs=SignalConfig(headers={"A": "2"})), []),
+    ],
+)
+def test_headers_of_one_name_are_doubted(config: ExportConfig, says: list[str]) -> None:
+    found = list(doubts(config))
+    assert len(found) == len(says)
+    assert all(line.startswith(start) for line, start in zip(found, says, strict=True))
+
+
+CA = Path("/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            ExportConfig(endpoint="http://c", certificate=CA),
+            ["export.certificate: is not used, because http://c has no TLS; write https:// or leave the file out"],
+        ),
+        (
+            ExportConfig(endpoint="c:4317", protocol=GRPC, insecure=True, client_certificate=CA, client_key=CA),
+            [
+                "export.client_certificate: is not used, because http://c:4317 has no TLS",
+                "export.client_key: is not used, because http://c:4317 has no TLS",
+            ],
+        ),
+        (
+            ExportConfig(endpoint="https://c", certificate=CA, logs=SignalConfig(endpoint="http://l", certificate=CA)),
+            ["export.logs.certificate: is not used, because http://l has no TLS"],
+        ),
+        (ExportConfig(output=Output.OTLP, certificate=CA), ["export.certificate: is not used, because http://local"]),
+        (ExportConfig(endpoint="https://c", certificate=CA), []),
+        # Of use for the other two signals.
+        (ExportConfig(endpoint="https://c", certificate=CA, logs=SignalConfig(endpoint="http://l/v1/logs")), []),
+    ],
+)
+def test_certificates_without_tls_are_doubted(config: ExportConfig, says: list[str]) -> None:
+    found = [line for line in doubts(config) if "posted to" not in line]
+    assert len(found) == len(says)
+    assert all(line.startswith(start) for line, start in zip(found, says, strict=True))
 
 
 def test_a_key_needs_its_certificate() -> None:

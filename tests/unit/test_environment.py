@@ -230,6 +230,16 @@ def test_a_misspelt_variable_is_warned_about(name: str, meant: str) -> None:
     assert environment_layer({name: ""}).warnings == []
 
 
+@pytest.mark.parametrize("scope", ["", "LOGS_"])
+@pytest.mark.parametrize("text", ["a=1,A=2", "a=1, a = 1", "a=1,,A=2"])
+def test_headers_of_one_name_are_warned_about(scope: str, text: str) -> None:
+    name = f"{PREFIX}{scope}HEADERS"
+    found = environment_layer({name: text})
+    assert found.warnings == [f"{name}: header 2 has the name of header 1 and replaces it; leave one out"]
+    assert found.problems == []
+    assert environment_layer({name: "a=1,b=a=2"}).warnings == []
+
+
 def test_variables_of_others_are_not_warned_about() -> None:
     specified = (
         name
