@@ -9,6 +9,8 @@ from io import FileIO
 from os import devnull
 from pathlib import Path
 
+from otel_connect.capture.doctor import names_of_peers
+from otel_connect.capture.preflight import effective_capabilities
 from otel_connect.capture.privileges import without_privileges
 from otel_connect.config import Configuration, Loaded, Output
 from otel_connect.enrich.mask_key import masks
@@ -20,13 +22,11 @@ from otel_connect.export.store import StoreError
 from otel_connect.export.tls import file_problems
 from otel_connect.json_output import JsonLines
 from otel_connect.outputs import make_telemetry
-from otel_connect.running import StatusPages, pods_of
+from otel_connect.running import NO_PAGES, StatusPages, pods_of
 from otel_connect.serve.lines import Lines
 from otel_connect.serve.listener import Listener, NotAliveError, ask_livez, wanted
 
 _log = logging.getLogger(__name__)
-
-_NAMES_NEED = "needs CAP_NET_RAW; CAP_SYS_ADMIN and CAP_SYS_PTRACE too for containers; without, attempts have none"
 
 
 def problems(configuration: Configuration) -> Iterator[str]:
@@ -52,16 +52,24 @@ def problems_of_a_start(configuration: Configuration) -> Iterator[str]:
 
 
 def problems_beside_an_agent(configuration: Configuration) -> Iterator[str]:
-    """Say the same; what an agent that is running has in use is only warned about, because that agent can take it."""
+    """Say the same but for what an agent that is running has in use, because that agent can take it."""
     yield from problems(configuration)
+    if configuration.serve.listen:
+        listening = list(_refusals(lambda: _listen(configuration)))
+        if listening and not _agent_answers(configuration):
+            yield from listening
+
+
+def warn_of_use(loaded: Loaded[Configuration]) -> None:
+    """Say what an agent that is running has in use."""
+    configuration = loaded.configuration
     taken = list(_refusals(lambda: _look_at_spool(configuration)))
-    listening = list(_refusals(lambda: _listen(configuration))) if configuration.serve.listen else []
+    listening = list(_refusals(lambda: _listen(configuration)))
     if listening and _agent_answers(configuration):
-        taken += listening
-    else:
-        yield from listening
+        # At the default address nothing is refused: the agent goes on without.
+        taken += listening if configuration.serve.listen else [f"{NO_PAGES}: {line}" for line in listening]
     for refusal in taken:
-        _log.warning("%s; the agent that has it can be given this configuration", refusal)
+        _log.warning("%s; the agent that has it can be given this configuration", loaded.places.name(refusal))
 
 
 def warn_of_doubts(loaded: Loaded[Configuration]) -> None:
@@ -90,7 +98,7 @@ def warn(configuration: Configuration) -> None:
 
 
 def destinations(configuration: Configuration) -> Iterator[str]:
-    """Say where each signal goes, where the status pages are, and where the names come from."""
+    """Say where each signal goes and waits, where the status pages are, and where the names come from."""
     kind, endpoints = output_kind(configuration.export), resolve(configuration.export)
     if kind is Output.OTLP:
         for name, place in endpoints.items():
@@ -100,9 +108,11 @@ def destinations(configuration: Configuration) -> Iterator[str]:
         signals = "attempts" if kind is Output.CONSOLE else "logs, metrics, traces"
         ignored = f"; export.output = {kind.value!r}, so no endpoint is used" if endpoints else ""
         yield f"{signals}: to {where}{ignored}"
+    if kind is Output.OTLP:
+        yield f"spool: {configuration.export.spool_directory or 'in memory only'}"
     yield f"status pages: {wanted(configuration.serve) or 'off'}"
-    names = f"from DNS and /etc/hosts ({_NAMES_NEED})" if configuration.enrich.names else "off"
-    yield f"names of peers: {names}"
+    names = names_of_peers(configuration.enrich, effective_capabilities())
+    yield f"names of peers: {names.problem or 'from DNS and /etc/hosts'}"
 
 
 def _refusals(step: Callable[[], object]) -> Iterator[str]:

@@ -132,6 +132,7 @@ def validate(file: Path | None) -> None:
 
     loaded = _load(file, {}, checks.problems_beside_an_agent)
     checks.warn_of_doubts(loaded)
+    checks.warn_of_use(loaded)
     checks.warn(loaded.configuration)
     for line in checks.destinations(loaded.configuration):
         click.echo(line)

@@ -29,6 +29,8 @@ from otel_connect.serve.report import Report
 
 _log = logging.getLogger(__name__)
 
+NO_PAGES = "no status server"
+"""How the line begins that says why the agent goes on without, at the default address."""
 _INIT = 1
 
 # What is made once: the probes with their memory, their limits and what they read, the packet sockets, the
@@ -119,7 +121,7 @@ class StatusPages:
         except ConfigError as error:
             if configuration.serve.listen is not None:
                 raise
-            _log.warning("no status server: %s", error)
+            _log.warning("%s: %s", NO_PAGES, error)
             return None
 
 

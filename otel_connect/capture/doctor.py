@@ -57,22 +57,13 @@ def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
     """Say what is missing on records for want of a capability in a mask of effective ones, or because it is off."""
-    lacks = {name for name, number in CAPABILITIES.items() if not effective >> number & 1}
+    lacks = _lacks(effective)
     yield _without(
         "processes of other users",
         "CAP_SYS_PTRACE" in lacks,
         "no CAP_SYS_PTRACE, so no OpenTelemetry context that they publish, and nothing that the kernel could not tell",
     )
-    if not config.names:
-        yield Finding("names of peers", "switched off by enrich.names", 0)
-    elif "CAP_NET_RAW" in lacks:
-        yield Finding("names of peers", "no CAP_NET_RAW, so none from DNS", 0)
-    else:
-        yield _without(
-            "names of peers",
-            bool(lacks & {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"}),
-            "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace",
-        )
+    yield names_of_peers(config, effective)
     if config.conntrack:
         missing = "CAP_NET_ADMIN" in lacks
         yield Finding(
@@ -80,6 +71,24 @@ def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
             "CAP_NET_ADMIN is missing; grant it, or leave out enrich.conntrack" if missing else "",
             77 if missing else 0,
         )
+
+
+def names_of_peers(config: EnrichConfig, effective: int) -> Finding:
+    """Say what names there will be none of."""
+    lacks = _lacks(effective)
+    if not config.names:
+        return Finding("names of peers", "switched off by enrich.names", 0)
+    if "CAP_NET_RAW" in lacks:
+        return Finding("names of peers", "no CAP_NET_RAW, so none from DNS", 0)
+    return _without(
+        "names of peers",
+        bool(lacks & {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"}),
+        "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace",
+    )
+
+
+def _lacks(effective: int) -> set[str]:
+    return {name for name, number in CAPABILITIES.items() if not effective >> number & 1}
 
 
 def _tried(subject: str, step: Callable[[], object]) -> Finding:

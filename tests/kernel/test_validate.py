@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.agent import COMMAND, RunningAgent
+from tests.support.network import NetworkNamespace
 from tests.support.receiver import HttpReceiver, make_certificates
 from tests.support.status import unix_listen
 
@@ -205,10 +206,24 @@ def test_beside_a_running_agent_only_that_is_a_warning(tmp_path: Path) -> None:
     assert len(second.errors) == 2
     assert checked.code == 0
     suffix = "; the agent that has it can be given this configuration"
-    assert sorted(line.removesuffix(suffix) for line in checked.errors) == sorted(
-        line.replace("OTEL_CONNECT_LISTEN: ", "serve.listen: ").replace("STATE_DIRECTORY: ", "export.spool_directory: ")
-        for line in second.errors
-    )
+    assert all(line.endswith(suffix) for line in checked.errors)
+    assert sorted(line.removesuffix(suffix) for line in checked.errors) == sorted(second.errors)
+
+
+def test_beside_an_agent_at_the_default_address_it_says_what_run_would_say() -> None:
+    """In a network of its own, where nobody else has that address."""
+    with NetworkNamespace() as network:
+        enter = network.command([])
+        with RunningAgent(environment={"OTEL_CONNECT_LISTEN": ""}, command=(*enter, COMMAND, "run")) as first:
+            pages = subprocess.run([*enter, COMMAND, "health"], check=False, capture_output=True, text=True)
+            assert (pages.stdout, first.errors[:-1]) == ("ok\n", [])
+            checked = subprocess.run([*enter, COMMAND, "validate"], check=False, capture_output=True, text=True)
+            second = RunningAgent(environment={"OTEL_CONNECT_LISTEN": ""}, command=(*enter, COMMAND, "run"))
+            with second:
+                (said,) = (line for line in second.errors if "no status server" in line)
+    assert "serve.listen: cannot listen at 127.0.0.1:9475 (Address already in use)" in said
+    assert checked.returncode == 0
+    assert checked.stderr.splitlines() == [f"{said}; the agent that has it can be given this configuration"]
 
 
 @pytest.mark.parametrize(
@@ -244,5 +259,36 @@ def test_where_it_would_send(text: str, says: list[str], tmp_path: Path) -> None
     state = {"STATE_DIRECTORY": str(tmp_path / "state")}
     ended = command("validate", "--config", str(file), environment=state)
     assert (ended.code, ended.errors) == (0, [])
-    assert ended.output.splitlines()[:-2] == [*says, "status pages: off"]
+    spool = [f"spool: {tmp_path}/state/spool"] * ("attempts" not in says[0] and len(says) > 1)
+    names = "names of peers: from DNS and /etc/hosts"  # root has all that it takes
+    assert ended.output.splitlines()[:-1] == [*says, *spool, "status pages: off", names]
     assert ended.output.splitlines()[-1] == "configuration is valid"
+
+
+def test_it_says_that_nothing_waits_on_disk(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text("[export]\noutput = 'otlp'\nspool_directory = ''\n")
+    ended = command("validate", "--config", str(file), environment={"OTEL_CONNECT_LISTEN": "off"})
+    assert (ended.code, ended.errors) == (0, [])
+    assert "spool: in memory only" in ended.output.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("bounding", "config", "says"),
+    [
+        ("-net_raw", "", "no CAP_NET_RAW, so none from DNS"),
+        ("-sys_admin", "", "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace"),
+        ("-net_raw", "enrich.names = false\n", "switched off by enrich.names"),
+    ],
+)
+def test_it_says_which_names_there_will_be(bounding: str, config: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(f"serve.listen = 'off'\n{config}")
+    ended = subprocess.run(
+        ["setpriv", f"--bounding-set={bounding}", f"--inh-caps={bounding}", COMMAND, "validate", "--config", file],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"names of peers: {says}" in ended.stdout.splitlines()
