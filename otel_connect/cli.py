@@ -139,20 +139,32 @@ def validate(file: Path | None) -> None:
     click.echo("configuration is valid")
 
 
-@commands.command(short_help="Say what this machine has of what `run` needs.")
+@commands.command(short_help="Say what there is of all that `run` needs.")
 @_CONFIG
 def doctor(file: Path | None) -> None:
-    """Look at what `run` needs of this machine, load the probes for a moment, and say what records would lack."""
-    from otel_connect.capture.doctor import examine  # noqa: PLC0415 - the other commands start without it
+    """Look at the configuration and at what `run` needs of this machine, and say what records would lack.
+
+    The probes are loaded for a moment.
+    """
+    from otel_connect import checks  # noqa: PLC0415 - the other commands start without these
+    from otel_connect.capture.doctor import examine, of_configuration  # noqa: PLC0415
     from otel_connect.capture.kernel import KernelCapture  # noqa: PLC0415
 
-    configuration = _load(file, {}, _endpoints).configuration
+    configuration = Configuration()
+    problems: tuple[str, ...] = ()
+    try:
+        loaded = _load(file, {}, checks.problems_beside_an_agent)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        configuration = loaded.configuration
+        checks.warn_of_doubts(loaded)
 
     def attach() -> None:
         with KernelCapture(configuration.capture, os.getpid()):
             """Give them back at once."""
 
-    findings = examine(configuration.enrich, attach)
+    findings = [*of_configuration(problems), *examine(configuration.enrich, attach)]
     for finding in findings:
         click.echo(finding)
     raise click.exceptions.Exit(next((finding.exit_code for finding in findings if finding.exit_code), 0))

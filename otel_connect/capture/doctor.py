@@ -1,12 +1,12 @@
 """What this machine and this process have of what the agent needs, and what it does without; for people to read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from otel_connect.capture import preflight
 from otel_connect.capture.privileges import CAPABILITIES
 from otel_connect.config import EnrichConfig
-from otel_connect.errors import OtelConnectError
+from otel_connect.errors import ConfigError, OtelConnectError
 
 _PROBES = "probes compile, load and attach"
 
@@ -26,6 +26,12 @@ class Finding(NamedTuple):
         """Write it as a line: ``ok``, ``without``, ``unknown`` or ``WRONG``, and why."""
         state = "unknown" if self.unknown else "WRONG" if self.exit_code else "without" if self.problem else "ok"
         return f"{state:8}{self.subject}{': ' if self.problem else ''}{self.problem}"
+
+
+def of_configuration(problems: Iterable[str]) -> list[Finding]:
+    """Say what of the configuration ``run`` would refuse to start with; one line that all is well for nothing."""
+    wrong = [Finding("configuration", problem, ConfigError.exit_code) for problem in problems]
+    return wrong or [Finding("configuration", "", 0)]
 
 
 def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]:

@@ -34,6 +34,7 @@ def test_all_is_well_for_root() -> None:
 
 
 SUBJECTS = [
+    "configuration",
     *("user namespace", "capabilities", "lockdown", "tracefs", "bpf()", "type information (BTF)"),
     *("probes compile, load and attach", "processes of other users", "names of peers"),
 ]
@@ -198,7 +199,35 @@ def test_no_proc_is_one_line() -> None:
     code, lines = doctor(*mounted("-t tmpfs none /proc"))
     assert code == 78
     refusal = "/proc cannot be read (No such file or directory); mount it with: mount -t proc proc /proc"
-    assert lines == [f"WRONG   capabilities: {refusal}"]
+    assert lines == ["ok      configuration", f"WRONG   capabilities: {refusal}"]
+
+
+def test_a_configuration_that_run_refuses_is_wrong_and_the_rest_is_said_too(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(
+        "[exprt]\n[capture]\nring_bytes = 5000\n"
+        "[export]\nendpoint = 'https://h'\ncertificate = '/no/such/ca.pem'\n[serve]\nlisten = '192.0.2.1:80'\n"
+    )
+    code, lines = doctor(options=("--config", str(file)))
+    run = subprocess.run([COMMAND, "run", "--config", file], check=False, capture_output=True, text=True, timeout=60)
+    assert code == run.returncode == 2
+    wrong = [line for line in lines if line.startswith("WRONG")]
+    assert wrong == [line.replace("otel-connect: ", "WRONG   configuration: ") for line in run.stderr.splitlines()]
+    assert len(wrong) == 4
+    assert "ok      probes compile, load and attach" in lines
+
+
+def test_a_misspelt_variable_is_said_as_run_says_it() -> None:
+    ended = subprocess.run(
+        [COMMAND, "doctor"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=os.environ | {"OTEL_CONNECT_LISTN": "off"},
+    )
+    assert ended.returncode == 0
+    assert ended.stderr == "otel-connect: OTEL_CONNECT_LISTN: no such variable; did you mean OTEL_CONNECT_LISTEN?\n"
 
 
 def test_names_say_what_they_would_lack() -> None:
