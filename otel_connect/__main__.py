@@ -1,5 +1,5 @@
 """``python -m otel_connect``."""
 
-from otel_connect.cli import main
+from otel_connect.start import main
 
 main()

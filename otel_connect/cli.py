@@ -28,6 +28,7 @@ from otel_connect.errors import ConfigError, OtelConnectError
 from otel_connect.export.endpoint import resolve
 from otel_connect.serve.listener import NotAliveError, ask_livez, wanted
 from otel_connect.serve.log import start_log
+from otel_connect.start import release
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ def _tell_version() -> None:
 @click.pass_context
 def commands(context: click.Context, *, version_wanted: bool) -> None:
     """Watch every TCP connect attempt of this host; send each as OpenTelemetry log, metrics and span."""
+    if context.invoked_subcommand != run.name:  # which handles them
+        release()
     if version_wanted:
         _tell_version()
         context.exit()
@@ -108,6 +111,8 @@ def run(
 
     SIGHUP reads the configuration again.
     """
+    signals = _Signals()
+    release()
     flags = {
         "export.output": output,
         "export.endpoint": endpoint,
@@ -121,7 +126,9 @@ def run(
     loaded = _load(file, flags, checks.problems_of_a_start)
     start_log(loaded.configuration.log.format)
     checks.warn_of_doubts(loaded)
-    run_agent(loaded, _Signals(), duration, lambda: _load(file, flags, checks.problems))
+    if signals.wait(0):
+        return
+    run_agent(loaded, signals, duration, lambda: _load(file, flags, checks.problems))
 
 
 @commands.command(short_help="Check the configuration, and say where telemetry would go.")

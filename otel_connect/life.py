@@ -4,6 +4,7 @@ The loop calls ``round`` each time it has gone round; nothing here waits for any
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -94,6 +95,7 @@ class Life:
         figures = Figures(state, self._output.outlet(state))
         started_unix_ns, started_monotonic_s = self._started
         return Report(
+            pid=os.getpid(),
             phase=self._phase,
             started_unix_ns=started_unix_ns,
             started_monotonic_s=started_monotonic_s,

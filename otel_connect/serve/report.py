@@ -36,6 +36,8 @@ class Reload(NamedTuple):
 class Report(NamedTuple):
     """What the loop says of the agent, about once a second."""
 
+    pid: int
+    """The agent's, in its own PID namespace."""
     phase: Phase
     started_unix_ns: int
     started_monotonic_s: float
@@ -67,6 +69,7 @@ def status_document(report: Report, now_monotonic_s: float) -> dict[str, Any]:
     balance = state.balance
     return {
         "version": __version__,
+        "pid": report.pid,
         "phase": report.phase,
         "started": _time(report.started_unix_ns),
         "uptime_s": round(now_monotonic_s - report.started_monotonic_s, 3),

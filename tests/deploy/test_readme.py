@@ -35,7 +35,7 @@ def commands(text: str) -> list[str]:
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     assert all(line.startswith("$ ") for line in lines)
-    return [re.sub(r"^\$ (sudo (--preserve-env )?)?|  +#.*$", "", line) for line in lines]
+    return [re.sub(r"^\$ |\bsudo (--preserve-env )?|  +#.*$", "", line) for line in lines]
 
 
 class Windows(NetworkNamespace):

@@ -24,6 +24,7 @@ from tests.support.figures import FIGURES, STATE
 
 def make_report(figures: Figures = FIGURES, *, phase: Phase = Phase.CAPTURING, reload: Reload | None = None) -> Report:
     return Report(
+        pid=4711,
         phase=phase,
         started_unix_ns=1_700_000_000_000_000_000,
         started_monotonic_s=90.0,
