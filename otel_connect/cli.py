@@ -6,14 +6,13 @@
 
 import errno
 import logging
-import math
 import os
 import platform
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -29,34 +28,15 @@ from otel_connect.export.endpoint import resolve
 from otel_connect.serve.listener import NotAliveError, ask_livez, wanted
 from otel_connect.serve.log import start_log
 from otel_connect.start import release
+from otel_connect.usage import Commands, OneOf, Seconds, usage
 
 _log = logging.getLogger(__name__)
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
+_LOG_FORMS = ("text", "json")
+
 _CONFIG = click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file (TOML).")
-
-
-class _Commands(click.Group):
-    """A group in which a reader that has gone ends the command well; click itself would end it with 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise click.exceptions.Exit(0) from None
-
-
-class _Seconds(click.FloatRange):
-    """More than no time, and not for ever."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the number; no comparison with NaN fails."""
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is not a number of seconds", param, ctx)
-        return seconds
 
 
 def _tell_version() -> None:
@@ -64,7 +44,7 @@ def _tell_version() -> None:
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="What each message means, and what to do: docs/troubleshooting.md",
     invoke_without_command=True,
@@ -87,17 +67,23 @@ def commands(context: click.Context, *, version_wanted: bool) -> None:
 @_CONFIG
 @click.option(
     "--output",
-    type=click.Choice([output.value for output in Output]),
+    type=OneOf([output.value for output in Output]),
     help="Where attempts go. Default: otlp with an endpoint, console without.",
 )
 @click.option("--endpoint", help="OTLP endpoint, e.g. http://localhost:4318 (OTEL_EXPORTER_OTLP_ENDPOINT).")
 @click.option(
     "--protocol",
-    type=click.Choice([protocol.value for protocol in Protocol]),
+    type=OneOf([protocol.value for protocol in Protocol]),
     help="OTLP transport (OTEL_EXPORTER_OTLP_PROTOCOL).  [default: http/protobuf]",
 )
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the agent's own log.  [default: text]")
-@click.option("--duration", type=_Seconds(min=0, min_open=True), metavar="SECONDS", help="Stop after so many seconds.")
+@click.option(
+    "--log-format",
+    type=OneOf(_LOG_FORMS),
+    is_eager=True,  # what is said of the other flags has this form already
+    callback=lambda _context, _option, form: _log_in(form),
+    help="Form of the agent's own log.  [default: text]",
+)
+@click.option("--duration", type=Seconds(), metavar="SECONDS", help="Stop after so many seconds.")
 def run(
     *,
     file: Path | None,
@@ -122,13 +108,11 @@ def run(
     from otel_connect import checks  # noqa: PLC0415 - the other commands start without these in no time
     from otel_connect.run import run_agent  # noqa: PLC0415
 
-    start_log(log_format or "text")
     loaded = _load(file, flags, checks.problems_of_a_start)
-    start_log(loaded.configuration.log.format)
     checks.warn_of_doubts(loaded)
     if signals.wait(0):
         return
-    run_agent(loaded, signals, duration, lambda: _load(file, flags, checks.problems))
+    run_agent(loaded, signals, duration, lambda: load(Configuration, _layers(file, flags), checks.problems))
 
 
 @commands.command(short_help="Check the configuration, and say where telemetry would go.")
@@ -203,16 +187,14 @@ def version() -> None:
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
     _mend_streams()
-    start_log("text")
+    start_log(_log_form([environment_layer(os.environ)]))
     try:
         code = commands.main(standalone_mode=False)  # of a command that ends with one: click hands it back
         sys.stdout.flush()
     except click.exceptions.Exit as request:
         sys.exit(request.exit_code)
     except click.ClickException as error:
-        line = error.format_message().replace("\n", " ").rstrip(".")
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        _refuse(line if context is None else f"{line}; see {context.command_path} --help", ConfigError.exit_code)
+        _refuse(usage(error), ConfigError.exit_code)
     except click.Abort:
         _refuse("interrupted", 130)
     except OtelConnectError as error:
@@ -266,10 +248,27 @@ def _mend_streams() -> None:
 def _load(
     file: Path | None, flags: Mapping[str, str | None], check: Callable[[Configuration], Iterable[str]]
 ) -> Loaded[Configuration]:
-    """Build the configuration from all layers, and check it."""
-    layers = [] if file is None else [file_layer(file)]
-    layers = [state_layer(os.environ), *layers, environment_layer(os.environ), _flag_layer(flags)]
+    """Build the configuration from all layers, and check it; what is said of it has the form that it asks for."""
+    layers = _layers(file, flags)
+    start_log(_log_form(layers))
     return load(Configuration, layers, check)
+
+
+def _layers(file: Path | None, flags: Mapping[str, str | None]) -> list[Layer]:
+    layers = [] if file is None else [file_layer(file)]
+    return [state_layer(os.environ), *layers, environment_layer(os.environ), _flag_layer(flags)]
+
+
+def _log_form(layers: Sequence[Layer]) -> str:
+    """Return the form of the log that the last layer with a usable one asks for."""
+    asked = (layer.values.get("log.format") for layer in reversed(layers))
+    return next((str(form) for form in asked if form in _LOG_FORMS), _LOG_FORMS[0])
+
+
+def _log_in(form: str | None) -> str | None:
+    if form is not None:
+        start_log(form)
+    return form
 
 
 def _endpoints(configuration: Configuration) -> Iterable[str]:

@@ -29,17 +29,25 @@ def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["run", "--bogus"], "--bogus"),
-        (["run", "--output", "xml"], "'xml' is not one of 'console', 'json', 'otlp'"),
-        (["run", "--duration", "soon"], "'soon'"),
-        (["run", "--duration", "0"], "--duration"),
-        (["run", "--duration", "nan"], "nan is not a number of seconds"),
-        (["run", "--duration", "inf"], "inf is not a number of seconds"),
+        (["run", "--bogus"], "--bogus: no such option; see otel-connect run --help"),
+        (["run", "--endpiont", "x"], "--endpiont: no such option; did you mean --endpoint?"),
+        (["run", "--output", "xml"], "--output: must be 'console', 'json' or 'otlp', not 'xml'"),
+        (["run", "--duration", "x"], "--duration: must be a number of seconds, more than 0, not 'x'"),
+        (["run", "--duration", "0"], "--duration: must be a number of seconds, more than 0, not '0'"),
+        (["run", "--duration", "-1"], "--duration: must be a number of seconds, more than 0, not '-1'"),
+        (["run", "--duration", "nan"], "--duration: must be a number of seconds, more than 0, not 'nan'"),
+        (["run", "--duration", "inf"], "--duration: must be a number of seconds, more than 0, not 'inf'"),
+        (["run", "--duration"], "--duration: needs a value"),
+        (["run", "--log-format=xml"], "--log-format: must be 'text' or 'json', not 'xml'"),
+        (["--version=3"], "--version: takes no value"),
+        (["validate", "x"], "(x); see otel-connect validate --help"),
         (["run", "--config", "/no/such/file"], "/no/such/file: cannot be read"),
         (["run", "--endpoint", "ftp://collector"], "ftp"),
         (["run", "--endpoint", "http://"], "host"),
-        (["run", "--protocol", "smoke"], "smoke"),
-        (["march"], "march"),
+        (["run", "--protocol", "smoke"], "--protocol: must be 'grpc' or 'http/protobuf', not 'smoke'"),
+        (["march"], "march: no such command; see otel-connect --help"),
+        (["rn"], "rn: no such command; did you mean run?"),
+        (["valdiate"], "valdiate: no such command; did you mean validate?"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], named: str) -> None:
@@ -166,6 +174,43 @@ def test_help_names_every_command() -> None:
 def test_a_wrong_option_leads_to_the_help_of_its_command() -> None:
     assert run("march")[2].endswith("; see otel-connect --help\n")
     assert run("run", "--bogus")[2].endswith("; see otel-connect run --help\n")
+
+
+JSON_FILE = "[log]\nformat = 'json'\n[export]\nendpoint = 'ftp://x'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code"),
+    [
+        (["run"], {"OTEL_CONNECT_LOG_FORMAT": "json", "OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://x"}, 2),
+        (["run", "--bogus"], {"OTEL_CONNECT_LOG_FORMAT": "JSON"}, 2),
+        (["rn"], {"OTEL_CONNECT_LOG_FORMAT": "json"}, 2),
+        (["run", "--config", "FILE"], {}, 2),
+        (["validate", "--config", "FILE"], {}, 2),
+        (["health", "--config", "FILE"], {}, 2),
+        (["run", "--config", "FILE", "--log-format", "json"], {"OTEL_CONNECT_LOG_FORMAT": "text"}, 2),
+        (["run", "--duration", "x", "--log-format", "json"], {}, 2),
+        (["health"], {"OTEL_CONNECT_LOG_FORMAT": "json", "OTEL_CONNECT_LISTEN": "unix:/no/such/socket"}, 1),
+        # A form that does not exist is no reason for another one than was asked for elsewhere.
+        (["run", "--config", "FILE"], {"OTEL_CONNECT_LOG_FORMAT": "xml"}, 2),
+    ],
+)
+def test_the_first_line_has_the_form_that_was_asked_for(
+    arguments: list[str], environment: dict[str, str], code: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(JSON_FILE)
+    ended, output, errors = run(*(str(file) if one == "FILE" else one for one in arguments), **environment)
+    assert (ended, output) == (code, "")
+    assert errors
+    assert {json.loads(line)["level"] for line in errors.splitlines()} == {"error"}
+
+
+def test_a_flag_wins_over_the_form_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "otel-connect.toml"
+    file.write_text(JSON_FILE)
+    _, _, errors = run("run", "--config", str(file), "--log-format", "text")
+    assert errors.startswith(f"otel-connect: {file}: export.endpoint: ")
 
 
 def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
