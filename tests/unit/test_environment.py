@@ -1,5 +1,7 @@
 """The OTEL_EXPORTER_OTLP_* variables, as the specification has them."""
 
+from pathlib import Path
+
 import opentelemetry.environment_variables
 import opentelemetry.sdk.environment_variables
 import pytest
@@ -238,6 +240,13 @@ def test_headers_of_one_name_are_warned_about(scope: str, text: str) -> None:
     assert found.warnings == [f"{name}: header 2 has the name of header 1 and replaces it; leave one out"]
     assert found.problems == []
     assert environment_layer({name: "a=1,b=a=2"}).warnings == []
+
+
+@pytest.mark.parametrize("name", ["SDK_DISABLED", "LOGS_EXPORTER", "METRICS_EXPORTER", "TRACES_EXPORTER"])
+def test_what_switches_signals_of_applications_is_not_read_and_the_page_says_so(name: str) -> None:
+    assert environment_layer({f"OTEL_{name}": "none"}) == environment_layer({})
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text(encoding="utf-8")
+    assert f"`OTEL_{name}`" in page.rpartition("the agent does not read them")[0]
 
 
 def test_variables_of_others_are_not_warned_about() -> None:
