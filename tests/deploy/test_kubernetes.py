@@ -180,7 +180,7 @@ def test_its_alerts_are_those_of_the_examples_with_a_runbook_that_can_be_opened(
     ]
     text = (PROJECT / "examples/alerts/otel-connect.rules.yml").read_text(encoding="utf-8")
     assert made["metadata"]["labels"]["release"] == "p"
-    assert made["spec"] == yaml.safe_load(text.replace("docs/alerts.md#", f"{page}#"))
+    assert made["spec"] == yaml.safe_load(text.replace("runbook: docs/alerts.md#", f"runbook_url: {page}#"))
     alerts = [rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     assert alerts
     assert [rule["annotations"]["runbook_url"] for rule in alerts] == [
