@@ -25,7 +25,7 @@ RUN /opt/pip/bin/pip --python /opt/otel-connect/bin/python uninstall -y \
 # Alone under /package, so that a new version of the agent is a new layer of a megabyte, not of a hundred.
 FROM locked AS package
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml LICENSE ./
 COPY probes probes
 COPY otel_connect otel_connect
 RUN /opt/pip/bin/pip --python /opt/otel-connect/bin/python install --no-cache-dir --disable-pip-version-check \

@@ -90,6 +90,16 @@ def test_the_wheel_has_both_licences(wheel: zipfile.ZipFile) -> None:
         assert wheel.read(metadata.replace("METADATA", f"licenses/{name}")) == (ROOT / name).read_bytes()
 
 
+def test_the_description_of_the_wheel_has_no_link_that_leads_nowhere(wheel: zipfile.ZipFile) -> None:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    said = email.message_from_bytes(wheel.read(metadata))
+    assert said["Description-Content-Type"] == "text/markdown"
+    text = str(said.get_payload())
+    assert text.startswith("# otel-connect\n")
+    links = re.findall(r"\]\(([^)]+)\)|\bsrc=\"([^\"]+)", text)
+    assert [link for link, image in links if not (link or image).startswith("https://")] == []
+
+
 def test_the_wheel_has_the_probes_and_nothing_of_the_tests(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     probes = {path.relative_to(ROOT) for path in (ROOT / "probes").rglob("*") if path.suffix in {".c", ".h"}}
