@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -320,3 +321,6 @@ class _Signals:
             os._exit(128 + number)
         else:
             self._stop = True
+            if number == signal.SIGINT and os.isatty(2):  # the terminal has just shown ^C on the line
+                with suppress(OSError):
+                    os.write(2, b"\n")

@@ -60,7 +60,7 @@ class ConsoleView:
         self._console = console
         self._lines = lines
         self._summary = Summary()
-        self._console.write([])  # the header: something to see while nothing happens
+        self._begun = False
 
     def write(self, attempts: Sequence[Attempt]) -> int:
         """Show the attempts now, and return how many could not be shown; the summary has them all the same."""
@@ -73,8 +73,11 @@ class ConsoleView:
     def throttled(self, events: Sequence[ThrottleEvent]) -> None:
         """Nothing: the agent's own log says it."""
 
-    def tick(self, state: StateNow) -> None:
-        """Nothing waits here."""
+    def tick(self, _state: StateNow) -> None:
+        """Show the header at first: something to see while nothing happens."""
+        if not self._begun:
+            self._begun = True
+            self._console.write([])
 
     def close(self, state: AgentState) -> None:
         """Show the summary; what of it cannot be shown, the account at least goes to the log."""

@@ -99,7 +99,7 @@ def run_agent(
             reload_wanted=signals.take_reload,
         )
         pages.start(life.report())
-        _log.info("capturing every TCP connect attempt of this host, to %s (%s)", where, ", ".join(capture.hooks))
+        _log.info("capturing every TCP connect attempt of this host, to %s", where)
         manager.ready(f"capturing, to {where}")
         output.event(started(capture.hooks))
         agent.run(signals, duration_s, life)
@@ -130,5 +130,5 @@ def _open_output(configuration: Configuration) -> tuple[ConsoleView | Telemetry,
     if kind is OutputKind.JSON:
         lines = _standard_output("utf-8")
         return make_telemetry(configuration, JsonLines(lines)), "standard output as OTLP JSON", lines
-    places = dict.fromkeys(endpoint.url for endpoint in resolve(configuration.export).values())
+    places = dict.fromkeys(endpoint.server for endpoint in resolve(configuration.export).values())
     return make_telemetry(configuration, OtlpExporter(configuration.export)), ", ".join(places), None

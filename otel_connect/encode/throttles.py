@@ -22,7 +22,7 @@ def throttle_line(event: ThrottleEvent) -> str:
     """Say in one line what happened; names in it are as the process chose them."""
     who = "a program" if event.executable_name is None else f"{event.executable_name}[{event.pid}]"
     if event.started:
-        return f"{who} {_REASONS[event.limit]}: from now on they are counted, not all of them recorded"
+        return f"{who} {_REASONS[event.limit]}: from now on the metrics have all of them, records not"
     return f"{event.limit.name.lower()} throttle over: {event.attempts} attempts were counted only, most of {who}"
 
 

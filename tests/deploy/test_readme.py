@@ -104,7 +104,7 @@ def test_it_sends_to_a_collector_by_flag_and_by_variables(shell: Shell, tmp_path
     received = tmp_path / "received.jsonl"
     shell.run(f"export COLLECTOR_FILE={received}; {collector} >{tmp_path}/collector.log 2>&1 &")
     shell.run("until curl -sf http://127.0.0.1:13133/ >/dev/null; do sleep 0.1; done")
-    for number, (command, to) in enumerate(((by_flag, "4318/v1/logs"), (f"{variables}; {by_variables}", "4317"))):
+    for number, (command, to) in enumerate(((by_flag, "4318\n"), (f"{variables}; {by_variables}", "4317\n"))):
         log = tmp_path / f"{number}.log"
         in_background(shell, command, log)
         assert f"to http://localhost:{to}" in log.read_text()

@@ -313,3 +313,40 @@ class Deaf:
     ) -> None:
         for one in (*self._clients, self._server):
             one.close()
+
+
+@pytest.mark.timeout(120)
+def test_what_follows_control_c_begins_a_line() -> None:
+    """With standard error on the terminal, too, as it is for a person; and the header follows the line of the start."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    environment = CLEAN | {"OTEL_CONNECT_LISTEN": "off"}
+    with subprocess.Popen(
+        [COMMAND, "run"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        preexec_fn=take_terminal,  # noqa: PLW1509 - the test starts no thread
+    ) as process:
+        os.close(slave)
+        shown = ""
+        try:
+            with suppress(OSError):  # EIO: the agent has gone
+                while select.select([master], [], [], 60)[0]:
+                    shown += os.read(master, 65536).decode()
+                    if "OUTCOME" in shown and "^C" not in shown:
+                        os.write(master, b"\x03")
+            assert process.wait(30) == 0, shown
+        finally:
+            process.kill()
+            os.close(master)
+    lines = CODE.sub("", shown).split("\r\n")
+    assert lines[0] == "otel-connect: capturing every TCP connect attempt of this host, to the console"
+    assert "OUTCOME" in lines[1]
+    assert any(line.endswith("^C") for line in lines), lines
