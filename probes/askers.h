@@ -21,6 +21,7 @@ static __always_inline void tell_asker(struct otc_counters *count, u64 sk)
 {
 	struct otc_event socket = {};
 	struct otc_asker asker = {};
+	u64 net = 0;
 	int zero = 0;
 	void *queue;
 
@@ -30,16 +31,20 @@ static __always_inline void tell_asker(struct otc_counters *count, u64 sk)
 		return;
 	}
 	fill_process(&socket);
-	fill_peer(&socket, sk);
-	fill_local(&socket, sk);
 	asker.process_start_ns = socket.process_start_ns;
 	asker.at_ns = bpf_ktime_get_ns();
 	asker.pid = socket.pid;
-	asker.netns = socket.netns;
-	asker.family = socket.family;
-	asker.local_port = socket.local_port;
-	__builtin_memcpy(asker.local_address, socket.local_address, 16);
-	__builtin_memcpy(asker.peer_address, socket.peer_address, 16);
+	READ(net, sk, OFF_sock__skc_net);
+	READ(asker.netns, net, OFF_net__inum);
+	READ(asker.family, sk, OFF_sock__skc_family);
+	READ(asker.local_port, sk, OFF_inet_sock__inet_sport);
+	if (asker.family == OTC_AF_INET6) {
+		READ(asker.local_address, sk, OFF_sock__skc_v6_rcv_saddr);
+		READ(asker.peer_address, sk, OFF_sock__skc_v6_daddr);
+	} else {
+		bpf_probe_read_kernel(asker.local_address, 4, (void *)(sk + OFF_sock__skc_rcv_saddr));
+		bpf_probe_read_kernel(asker.peer_address, 4, (void *)(sk + OFF_sock__skc_daddr));
+	}
 	if (events.ringbuf_output(&asker, sizeof(asker), OTC_NO_WAKEUP) < 0)
 		COUNT(count->askers_lost);
 }

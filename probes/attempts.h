@@ -35,23 +35,29 @@ static __always_inline bool is_tcp(u64 sk)
 {
 	u16 protocol = 0;
 
-	READ(protocol, sk, OFF_sock__sk_protocol);
+	LOAD(protocol, sk, OFF_sock__sk_protocol);
 	return protocol == OTC_IPPROTO_TCP;
+}
+
+/* The same socket by its whole type, whose members the verifier knows; 0 if it is none of TCP. */
+static __always_inline u64 tcp_sock(u64 sk)
+{
+	return (u64)bpf_skc_to_tcp_sock((void *)sk);
 }
 
 /*
  * Whether it is a further subflow of an MPTCP connection (MP_JOIN). That is no attempt: no program connects it,
  * but the kernel, or a daemon that manages paths.
  */
-static __always_inline bool is_join(u64 sk)
+static __always_inline bool is_join(u64 tcp)
 {
 	u64 subflow = 0;
 	u8 bits = 0;
 
-	if (!OTC_MPTCP)
+	if (!OTC_MPTCP || !tcp)
 		return false;
 	/* no other protocol (ULP) is on a socket that has no connection yet */
-	READ(subflow, sk, OFF_inet_connection_sock__icsk_ulp_data);
+	LOAD(subflow, tcp, OFF_inet_connection_sock__icsk_ulp_data);
 	if (!subflow)
 		return false;
 	READ(bits, subflow, OFF_mptcp_subflow_context__request_join);
@@ -63,38 +69,38 @@ static __always_inline void fill_peer(struct otc_event *event, u64 sk)
 {
 	u64 net = 0;
 
-	READ(event->family, sk, OFF_sock__skc_family);
-	READ(event->peer_port, sk, OFF_sock__skc_dport);
-	READ(net, sk, OFF_sock__skc_net);
-	READ(event->netns, net, OFF_net__inum);
+	LOAD(event->family, sk, OFF_sock__skc_family);
+	LOAD(event->peer_port, sk, OFF_sock__skc_dport);
+	LOAD(net, sk, OFF_sock__skc_net);
+	LOAD(event->netns, net, OFF_net__inum);
 	if (event->family == OTC_AF_INET6) /* the v4 fields of a native v6 socket hold garbage */
-		READ(event->peer_address, sk, OFF_sock__skc_v6_daddr);
+		LOAD_ADDRESS(event->peer_address, sk, OFF_sock__skc_v6_daddr);
 	else
-		bpf_probe_read_kernel(event->peer_address, 4, (void *)(sk + OFF_sock__skc_daddr));
+		LOAD(*(u32 *)event->peer_address, sk, OFF_sock__skc_daddr);
 }
 
-/* Where from. Until a port has been chosen inet_sport is that of an earlier attempt on the socket. */
+/* Where from, but for the port. */
 static __always_inline void fill_local(struct otc_event *event, u64 sk)
 {
-	READ(event->local_port, sk, OFF_inet_sock__inet_sport);
 	if (event->family == OTC_AF_INET6)
-		READ(event->local_address, sk, OFF_sock__skc_v6_rcv_saddr);
+		LOAD_ADDRESS(event->local_address, sk, OFF_sock__skc_v6_rcv_saddr);
 	else
-		bpf_probe_read_kernel(event->local_address, 4, (void *)(sk + OFF_sock__skc_rcv_saddr));
+		LOAD(*(u32 *)event->local_address, sk, OFF_sock__skc_rcv_saddr);
 }
 
-static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
+/* `typed`: whether the verifier knows that it is a socket. */
+static __always_inline void fill_blocking(struct otc_event *event, u64 sk, bool typed)
 {
 	u64 socket = 0, file = 0;
 	u32 flags = 0;
 
-	READ(socket, sk, OFF_sock__sk_socket);
+	LOAD_IF(typed, socket, sk, OFF_sock__sk_socket);
 	if (!socket)
 		return;
-	READ(file, socket, OFF_socket__file);
+	LOAD_IF(typed, file, socket, OFF_socket__file);
 	if (!file) /* kernel sockets and MPTCP subflows */
 		return;
-	READ(flags, file, OFF_file__f_flags);
+	LOAD_IF(typed, flags, file, OFF_file__f_flags);
 	event->flags |= OTC_FLAG_BLOCKING_KNOWN;
 	if (flags & O_NONBLOCK)
 		event->flags |= OTC_FLAG_NONBLOCKING;
@@ -105,15 +111,15 @@ static __always_inline void fill_blocking(struct otc_event *event, u64 sk)
  * the first write. The kernel has the time of the last segment sent and, as long as there was no answer, that
  * of the first SYN, in milliseconds of the same clock, of which it keeps 32 bits.
  */
-static __always_inline void fill_start(struct otc_event *event, u64 sk)
+static __always_inline void fill_start(struct otc_event *event, u64 tcp)
 {
 	u64 now_ms = event->end_ns / 1000000, sent_ns = 0;
 	u32 stamp_ms = 0;
 
 	if (!event->syn_retransmits) {
-		READ(sent_ns, sk, OFF_tcp_sock__tcp_wstamp_ns);
+		LOAD(sent_ns, tcp, OFF_tcp_sock__tcp_wstamp_ns);
 	} else {
-		READ(stamp_ms, sk, OFF_tcp_sock__retrans_stamp);
+		LOAD(stamp_ms, tcp, OFF_tcp_sock__retrans_stamp);
 		if (stamp_ms)
 			sent_ns = (now_ms - (u32)((u32)now_ms - stamp_ms)) * 1000000;
 	}
@@ -122,25 +128,27 @@ static __always_inline void fill_start(struct otc_event *event, u64 sk)
 }
 
 /* What the socket says at the end of its attempt; returns whether a SYN was sent. */
-static __always_inline bool fill_end(struct otc_event *event, u64 sk, int old)
+static __always_inline bool fill_end(struct otc_event *event, u64 sk, u64 tcp, int old)
 {
 	u32 sent = 0, total = 0;
 	u8 unanswered = 0;
 
 	event->end_ns = bpf_ktime_get_ns();
 	event->hooks |= OTC_HOOK_END;
-	READ(sent, sk, OFF_tcp_sock__segs_out); /* 0 at the beginning of every attempt, like total_retrans */
+	LOAD(sent, tcp, OFF_tcp_sock__segs_out); /* 0 at the beginning of every attempt, like total_retrans */
 	if (!sent)
 		return false;
 	fill_local(event, sk);
+	LOAD(event->local_port, tcp,
+	     OFF_inet_sock__inet_sport); /* skc_num is given back before a close is seen */
 	/* total_retrans lags while the neighbour is unresolved; icsk_retransmits is 0 once established */
-	READ(total, sk, OFF_tcp_sock__total_retrans);
-	READ(unanswered, sk, OFF_inet_connection_sock__icsk_retransmits);
+	LOAD(total, tcp, OFF_tcp_sock__total_retrans);
+	LOAD(unanswered, tcp, OFF_inet_connection_sock__icsk_retransmits);
 	if (total < unanswered)
 		total = unanswered;
 	event->syn_retransmits = total > 255 ? 255 : total;
 	if (old == TCP_SYN_SENT) /* in a simultaneous open the last segment was an answer */
-		fill_start(event, sk);
+		fill_start(event, tcp);
 	return true;
 }
 
@@ -154,13 +162,13 @@ static __always_inline s32 queued_error(struct otc_attempt *attempt, u64 sk)
 	u32 number = 0;
 	u8 origin = 0;
 
-	READ(newest, sk, OFF_sock__sk_error_queue_prev);
+	LOAD(newest, sk, OFF_sock__sk_error_queue_prev);
 	if (newest == attempt->newest_error || newest == sk + OFF_sock__sk_error_queue)
 		return 0;
-	READ(origin, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_origin);
+	LOAD(origin, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_origin);
 	if (origin != OTC_ORIGIN_ICMP && origin != OTC_ORIGIN_ICMP + 1)
 		return 0;
-	READ(number, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_errno);
+	LOAD(number, newest, OFF_sk_buff__cb + OFF_sock_exterr_skb__ee_errno);
 	return number;
 }
 
@@ -175,21 +183,21 @@ static __always_inline void fill_cause(struct otc_attempt *attempt, u64 sk, bool
 	u32 error = 0, soft = 0, state = 0, locked = 0;
 	u64 socket = 0;
 
-	READ(locked, sk, OFF_sock__sk_lock_owned);
+	LOAD(locked, sk, OFF_sock__sk_lock_owned);
 	if (locked)
 		event->flags |= OTC_FLAG_LOCKED;
-	READ(error, sk, OFF_sock__sk_err);
+	LOAD(error, sk, OFF_sock__sk_err);
 	if (error && (sent || !locked))
 		event->sk_err = error;
-	READ(soft, sk, OFF_sock__sk_err_soft);
+	LOAD(soft, sk, OFF_sock__sk_err_soft);
 	if (soft && soft != attempt->soft_error)
 		event->sk_err_soft = soft;
 	if (!event->sk_err && !event->sk_err_soft)
 		event->sk_err_soft = queued_error(attempt, sk);
-	READ(event->shutdown, sk, OFF_sock__sk_shutdown);
-	READ(socket, sk, OFF_sock__sk_socket);
+	LOAD(event->shutdown, sk, OFF_sock__sk_shutdown);
+	LOAD(socket, sk, OFF_sock__sk_socket);
 	if (socket)
-		READ(state, socket, OFF_socket__state);
+		LOAD(state, socket, OFF_socket__state);
 	event->socket_state = state;
 }
 
@@ -219,7 +227,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 		COUNT(count->own);
 		return;
 	}
-	if (is_join(sk))
+	if (is_join(tcp_sock(sk)))
 		return;
 	event->start_ns = bpf_ktime_get_ns();
 	event->hooks = OTC_HOOK_SYN_SENT;
@@ -227,12 +235,11 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	tell(event);
 	fill_peer(event, sk);
 	fill_local(event, sk);
-	READ(bound, sk, OFF_sock__skc_num); /* 0 if the port is still to be chosen, whatever inet_sport says */
-	if (!bound)
-		event->local_port = 0;
-	fill_blocking(event, sk);
-	READ(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
-	READ(attempt.soft_error, sk, OFF_sock__sk_err_soft);
+	LOAD(bound, sk, OFF_sock__skc_num); /* 0 if the port is still to be chosen, whatever inet_sport says */
+	event->local_port = network_order(bound);
+	fill_blocking(event, sk, true);
+	LOAD(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
+	LOAD(attempt.soft_error, sk, OFF_sock__sk_err_soft);
 	call = calls.lookup(&thread);
 	if (call && call->protocol != OTC_IPPROTO_UDP) {
 		call->attempt = sk;
@@ -249,7 +256,7 @@ static __always_inline void note_reset(u64 sk)
 	struct otc_attempt *attempt;
 	u8 state = 0;
 
-	READ(state, sk, OFF_sock__skc_state);
+	LOAD(state, sk, OFF_sock__skc_state);
 	if (state != TCP_SYN_SENT && state != TCP_SYN_RECV)
 		return;
 	attempt = in_progress.lookup(&sk);
@@ -275,20 +282,23 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 	struct otc_attempt *attempt;
 	struct otc_event *event;
 	struct call *call;
+	u64 tcp = tcp_sock(sk);
 	bool sent;
 
+	if (!tcp)
+		return;
 	attempt = in_progress.lookup(&sk);
 	if (!attempt) {
 		/* SYN_RECV: a server's socket */
-		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID && !is_join(sk))
+		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID && !is_join(tcp))
 			COUNT(count->untracked);
 		return;
 	}
 	event = &attempt->event;
-	sent = fill_end(event, sk, old);
+	sent = fill_end(event, sk, tcp, old);
 	if (new == TCP_ESTABLISHED) {
 		event->ending = OTC_ESTABLISHED;
-		READ(event->srtt_us, sk, OFF_tcp_sock__srtt_us);
+		LOAD(event->srtt_us, tcp, OFF_tcp_sock__srtt_us);
 		event->srtt_us >>= 3; /* kept in eighths */
 	} else {
 		event->ending = OTC_CLOSED;
@@ -321,7 +331,7 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 		read_requested(call); /* the kernel has paged it in by now */
 	fill_process(&event);
 	tell(&event);
-	fill_blocking(&event, call->sk);
+	fill_blocking(&event, call->sk, false);
 	fill_call(&event, call);
 	event.hooks |= OTC_HOOK_EXIT;
 	READ(event.family, call->sk, OFF_sock__skc_family);

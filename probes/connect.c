@@ -2,8 +2,8 @@
 /*
  * One record per TCP connect attempt; and a small one per process that asks a name server, if names are wanted.
  *
- *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt
- *   raw tracepoint tcp_receive_reset     that a RST ends it, before anybody can know and take the errno
+ *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt (typed)
+ *   raw tracepoint tcp_receive_reset     that a RST ends it, before anybody can know and take the errno (typed)
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
  *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed;
  *                                        who has connected a datagram socket to port 53
@@ -18,11 +18,14 @@
  *                             |               | yes         | yes         | no
  *   sys_exit_connect ---------+               +-------------+-------------+-----> tallies
  *
+ * Typed programs get the arguments of a raw tracepoint as pointers whose types the verifier knows, and read the
+ * kernel's memory by plain loads (LOAD in kernel.h).
+ *
  * The kernel skips a program that would interrupt another on the same CPU: any other for perf tracepoints
  * (bpf_prog_active in trace_call_bpf), only itself for raw ones (prog->active in __bpf_trace_run). So the
- * state hook is a raw tracepoint, with a program for beginnings and two for ends. Beginnings are in process
- * context; an end may come by softirq, in the middle of a beginning or of another end in process context,
- * but never in another softirq: of two equal programs one is free.
+ * state hook is a raw tracepoint and has two programs. Beginnings are in process context and interrupt none;
+ * an end may come by softirq, in the middle of a beginning or of another end in process context, but never in
+ * another softirq: of two programs for ends one is free.
  *
  * Only evidence is recorded; what it means is decided in otel_connect/capture/outcome.py.
  *
@@ -49,51 +52,48 @@
 #include "askers.h"    /* who asks name servers */
 
 /* The tracepoint's arguments are the socket, its old and its new state, which is stored a little later. */
-int begin_attempt(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int state_changes(u64 *ctx, bool first)
 {
-	u64 sk = ctx->args[0];
 	struct otc_counters *count;
-	int new = ctx->args[2];
+	u64 sk = 0, old = 0, new = 0;
 
-	if (new != TCP_SYN_SENT || !is_tcp(sk))
+	LOAD(old, ctx, 8);
+	LOAD(new, ctx, 16);
+	if (new == TCP_SYN_SENT ? !first : old != TCP_SYN_SENT && old != TCP_SYN_RECV)
+		return 0;
+	if (new == TCP_SYN_RECV) /* simultaneous open: still pending */
+		return 0;
+	LOAD(sk, ctx, 0);
+	if (!is_tcp(sk))
 		return 0;
 	count = this_cpu_counters();
-	if (count)
+	if (!count)
+		return 0;
+	if (new == TCP_SYN_SENT)
 		begin(count, sk);
-	return 0;
-}
-
-static __always_inline int end_of_attempt(struct bpf_raw_tracepoint_args *ctx, bool first)
-{
-	u64 sk = ctx->args[0];
-	int old = ctx->args[1], new = ctx->args[2];
-	struct otc_counters *count;
-
-	if (old != TCP_SYN_SENT && old != TCP_SYN_RECV)
-		return 0;
-	if (new == TCP_SYN_RECV || !is_tcp(sk)) /* simultaneous open: still pending */
-		return 0;
-	count = this_cpu_counters();
-	if (count)
+	else
 		end(count, sk, old, new, first);
 	return 0;
 }
 
-int end_attempt(struct bpf_raw_tracepoint_args *ctx)
+int state_change(u64 *ctx)
 {
-	return end_of_attempt(ctx, true);
+	return state_changes(ctx, true);
 }
 
-/* Handles what the first one missed, and finds nothing left to do otherwise. */
-int end_attempt_again(struct bpf_raw_tracepoint_args *ctx)
+/* Handles the ends that the first one missed, and finds nothing left to do otherwise. */
+int state_change_again(u64 *ctx)
 {
-	return end_of_attempt(ctx, false);
+	return state_changes(ctx, false);
 }
 
 /* The tracepoint's argument is the socket that a valid RST came for. */
-int receive_reset(struct bpf_raw_tracepoint_args *ctx)
+int receive_reset(u64 *ctx)
 {
-	note_reset(ctx->args[0]);
+	u64 sk = 0;
+
+	LOAD(sk, ctx, 0);
+	note_reset(sk);
 	return 0;
 }
 

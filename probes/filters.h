@@ -15,7 +15,7 @@ BPF_ARRAY(filters, u32, 1);
 
 static __always_inline bool filtered_port(u16 port)
 {
-	u16 number = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap16(port) : port;
+	u16 number = network_order(port);
 	u32 word = number >> 6;
 	u64 *bits = filtered_ports.lookup(&word);
 

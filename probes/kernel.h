@@ -27,6 +27,12 @@
 #define IPPROTO_MPTCP   262
 #define OTC_MAPPED      (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0xffff0000 : 0xffff) /* ::ffff:0:0/96 */
 
+/* A 16-bit number as it is on the network. */
+static __always_inline u16 network_order(u16 number)
+{
+	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap16(number) : number;
+}
+
 #define EINTR          4
 #define ECONNRESET     104
 #define EISCONN        106
@@ -42,5 +48,53 @@
 #define OTC_AVAILABLE 0    /* BPF_RB_AVAIL_DATA */
 #define OTC_NOEXIST   1    /* BPF_NOEXIST */
 
+/* Through any address, also a wrong one: then there are zeros. */
 #define READ(destination, base, offset)                                                                        \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
+
+/*
+ * Through a pointer whose type the verifier knows: an argument of a typed program, the current task, and what
+ * members of theirs point to. One instruction instead of a call. By inline assembly, because bcc would make a
+ * helper call of a C expression, and because clang would add the offset beforehand.
+ */
+#define LOAD(destination, base, offset)                                                                        \
+	do {                                                                                                   \
+		u64 loaded;                                                                                    \
+		_Static_assert(sizeof(destination) <= 8, "a load is one register wide");                       \
+		if (sizeof(destination) == 1)                                                                  \
+			LOAD_AS("u8", loaded, base, offset);                                                   \
+		else if (sizeof(destination) == 2)                                                             \
+			LOAD_AS("u16", loaded, base, offset);                                                  \
+		else if (sizeof(destination) == 4)                                                             \
+			LOAD_AS("u32", loaded, base, offset);                                                  \
+		else                                                                                           \
+			LOAD_AS("u64", loaded, base, offset);                                                  \
+		(destination) = loaded;                                                                        \
+	} while (0)
+
+#define LOAD_AS(width, destination, base, offset)                                                              \
+	asm volatile("%0 = *(" width " *)(%1 + %2)" : "=r"(destination) : "r"((u64)(base)), "i"(offset))
+
+#define LOAD_IF(typed, destination, base, offset)                                                              \
+	do {                                                                                                   \
+		if (typed)                                                                                     \
+			LOAD(destination, base, offset);                                                       \
+		else                                                                                           \
+			READ(destination, base, offset);                                                       \
+	} while (0)
+
+/* An IPv6 address. */
+#define LOAD_ADDRESS(destination, base, offset)                                                                \
+	do {                                                                                                   \
+		LOAD(((u64 *)(destination))[0], base, offset);                                                 \
+		LOAD(((u64 *)(destination))[1], base, (offset) + 8);                                           \
+	} while (0)
+
+/* The task that runs, and a member of what its members point to. Before Linux 5.11 its type is not known. */
+#if OTC_TYPED_TASK
+#define current_task() ((u64)bpf_get_current_task_btf())
+#define LOAD_TASK      LOAD
+#else
+#define current_task() bpf_get_current_task()
+#define LOAD_TASK      READ
+#endif

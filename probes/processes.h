@@ -25,27 +25,27 @@ BPF_PERCPU_ARRAY(drafts, struct otc_text, 1);
 /* Who: always called in the context of the task that attempts. */
 static __always_inline void fill_process(struct otc_event *event)
 {
-	u64 task = bpf_get_current_task(), leader = 0, parent = 0, execs = 0, cred = 0;
+	u64 task = current_task(), leader = 0, parent = 0, execs = 0, cred = 0;
 	u64 id = bpf_get_current_pid_tgid();
 	u32 flags = 0;
 
 	event->pid = id >> 32;
 	event->tid = id;
 	/* bpf_get_current_uid_gid() says the real ones, by which no permission is decided */
-	READ(cred, task, OFF_task_struct__cred);
-	READ(event->uid, cred, OFF_cred__euid);
-	READ(event->gid, cred, OFF_cred__egid);
-	READ(flags, task, OFF_task_struct__flags);
+	LOAD_TASK(cred, task, OFF_task_struct__cred);
+	LOAD_TASK(event->uid, cred, OFF_cred__euid);
+	LOAD_TASK(event->gid, cred, OFF_cred__egid);
+	LOAD_TASK(flags, task, OFF_task_struct__flags);
 	if (flags & PF_KTHREAD)
 		event->flags |= OTC_FLAG_KERNEL;
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	READ(leader, task, OFF_task_struct__group_leader);
-	READ(event->process_start_ns, leader, OFF_task_struct__start_boottime);
-	READ(execs, leader, OFF_task_struct__self_exec_id);
+	LOAD_TASK(leader, task, OFF_task_struct__group_leader);
+	LOAD_TASK(event->process_start_ns, leader, OFF_task_struct__start_boottime);
+	LOAD_TASK(execs, leader, OFF_task_struct__self_exec_id);
 	event->exec_id = execs;
-	READ(parent, task, OFF_task_struct__real_parent);
-	READ(event->parent_pid, parent, OFF_task_struct__tgid);
+	LOAD_TASK(parent, task, OFF_task_struct__real_parent);
+	LOAD_TASK(event->parent_pid, parent, OFF_task_struct__tgid);
 }
 
 /* Where the process is in the trees of cgroups. */
@@ -138,7 +138,7 @@ static __always_inline void tell(struct otc_event *event)
 {
 	struct process_key key = {.start_ns = event->process_start_ns, .pid = event->pid};
 	struct told now = {.cgroup_id = event->cgroup_id, .exec_id = event->exec_id}, *told;
-	u64 task = bpf_get_current_task(), mm = 0;
+	u64 task = current_task(), mm = 0;
 	struct otc_text *text;
 	int zero = 0;
 	void *queue;
@@ -149,7 +149,7 @@ static __always_inline void tell(struct otc_event *event)
 	queue = ring.lookup(&zero);
 	if (queue && fuller_than(queue, 4))
 		return;
-	READ(mm, task, OFF_task_struct__mm);
+	LOAD_TASK(mm, task, OFF_task_struct__mm);
 	if (!mm) /* a thread of the kernel */
 		return;
 	text = drafts.lookup(&zero);

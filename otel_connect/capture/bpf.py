@@ -9,12 +9,13 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from otel_connect.errors import ProbeError
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "s390x": 351, "ppc64le": 361}
 
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _INFO_BY_FD = 0, 2, 3, 15
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _INFO_BY_FD, _RAW_TRACEPOINT_OPEN = 0, 2, 3, 5, 15, 17
 _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 _TYPE_ARRAY = 2
 
@@ -25,6 +26,11 @@ _BATCH_ENTRIES = 1024  # more than any bucket has
 _KEY = struct.Struct("=Q")
 _INDEX = struct.Struct("=I")
 _INFO = struct.Struct("=IIQ")  # bpf_fd, info_len, info
+_TYPE_TRACING, _TRACE_RAW_TP = 26, 23
+# prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, prog_name, expected_attach_type, attach_btf_id
+_PROG = struct.Struct("=IIQQIIQ8x16s4xI36xI4x")
+_NAME_BYTES = 15
+_LOG_BYTES = 1 << 24
 _PROG_INFO_BYTES = 232
 _RECURSION_MISSES_AT = 208  # of struct bpf_prog_info; since Linux 5.12
 
@@ -146,6 +152,35 @@ def _read_batch(command: int, batch: bytes) -> tuple[int, bool]:
         more = False
     (count,) = struct.unpack_from("=I", attributes, _COUNT_AT)
     return count, more
+
+
+def load_typed(instructions: bytes, name: str, licence: str, btf_id: int) -> int:
+    """Load a program for the raw tracepoint whose typedef has this number, and return its descriptor.
+
+    Raises OSError with the verifier's words, if it has any.
+    """
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    words = ctypes.create_string_buffer(licence.encode())
+    title = name.encode()[:_NAME_BYTES]
+
+    def load(log_level: int, log: "ctypes.Array[ctypes.c_char] | None") -> int:
+        place = (len(log), ctypes.addressof(log)) if log else (0, 0)
+        kind = (_TYPE_TRACING, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(words))
+        return _bpf(_PROG_LOAD, _PROG.pack(*kind, log_level, *place, title, _TRACE_RAW_TP, btf_id))
+
+    try:
+        return load(0, None)
+    except OSError as error:
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with suppress(OSError):
+            os.close(load(1, log))
+        said = [line for line in log.value.decode(errors="replace").splitlines() if not line.startswith("processed ")]
+        raise OSError(error.errno, ": ".join((str(error.strerror), *said[-1:]))) from error
+
+
+def attach_typed(program: int) -> int:
+    """Attach a program to its raw tracepoint; it stays attached until the descriptor returned is closed."""
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", 0, program, 0, 0))
 
 
 def recursion_misses(program: int) -> int:

@@ -92,6 +92,11 @@ class TypeInformation:
             raise ProbeError(f"this kernel has no struct {structure}; update the agent")
         return int(_TYPE.unpack_from(self._blob, self._positions[type_id])[2])
 
+    def typedef(self, wanted: str) -> int | None:
+        """Return the number of the typedef of that name, ``None`` when this kernel does not have it."""
+        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings) + 1
+        return self._typedefs.get(at - self._strings) if at else None
+
     def enumerator(self, enumeration: str, wanted: str) -> int | None:
         """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""
         position = self._positions[self._enumerations.get(enumeration, 0)]
@@ -120,6 +125,7 @@ class TypeInformation:
         positions = [0]  # type 0 is void
         self._structures: dict[str, int] = {}
         self._enumerations: dict[str, int] = {}
+        self._typedefs: dict[int, int] = {}  # by the place of the name: there are thousands
         blob = self._blob
         unpack = _TYPE.unpack_from
         while position < end:
@@ -129,6 +135,8 @@ class TypeInformation:
                 raise KeyError(kind)
             if kind == _STRUCT and name:
                 self._structures.setdefault(self._string(name), len(positions))
+            elif kind == _TYPEDEF:
+                self._typedefs[name] = len(positions)
             elif kind == _ENUM and name:
                 self._enumerations.setdefault(self._string(name), len(positions))
             positions.append(position)

@@ -12,8 +12,11 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from otel_connect.capture import bpf
 
 MAPS = (
     *("events", "in_progress", "counters", "ring", "tallies", "tally_even", "tally_odd", "tallies_begun"),
@@ -21,13 +24,15 @@ MAPS = (
 )
 
 STATE_HOOK = "inet_sock_set_state"
-END_PROGRAMS = ("end_attempt", "end_attempt_again")
+STATE_PROGRAMS = ("state_change", "state_change_again")
 RESET_PROGRAM = "receive_reset"
-RAW_PROGRAMS = (
-    *((STATE_HOOK, name) for name in ("begin_attempt", *END_PROGRAMS)),
+TYPED_PROGRAMS = (
+    *((STATE_HOOK, name) for name in STATE_PROGRAMS),
     ("tcp_receive_reset", RESET_PROGRAM),
 )
-"""Raw tracepoints and their programs, attached in this order; why the state hook has three: probes/connect.c."""
+"""Raw tracepoints and their programs, attached in this order; why the state hook has two: probes/connect.c."""
+
+_LICENCE = "Dual MIT/GPL"
 
 _INCLUDE = re.compile(r'#include "(\S+)"')
 
@@ -63,15 +68,18 @@ def joined(program: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def load(program: Path, flags: list[str]) -> Loaded:
-    """Compile, load and attach the probes in ``program``; raises LoadError."""
+def load(program: Path, flags: list[str], typed: Mapping[str, int]) -> Loaded:
+    """Compile, load and attach the probes in ``program``; raises LoadError.
+
+    ``typed`` has the number of the type of each raw tracepoint.
+    """
     bcc = _bindings()
     library = importlib.import_module("bcc.libbcc").lib
     try:
         module = bcc.BPF(text=joined(program), cflags=flags)
-        raw_hooks = {
-            f"raw_tracepoint:{hook}/{name}": _attach_raw(bcc, library, module, hook, name)
-            for hook, name in RAW_PROGRAMS
+        programs = {name: _load_typed(module, name, hook, typed[hook]) for hook, name in TYPED_PROGRAMS}
+        hooks = {
+            f"raw_tracepoint:{hook}/{name}": _attach_typed(programs[name], name, hook) for hook, name in TYPED_PROGRAMS
         }
     except LoadError:
         raise
@@ -81,18 +89,24 @@ def load(program: Path, flags: list[str]) -> Loaded:
     globals()["_keep"] = module
     return Loaded(
         maps={name: library.bpf_table_fd(module.module, name.encode()) for name in MAPS},
-        hooks=raw_hooks | {f"tracepoint:{name.decode()}": fd for name, fd in module.tracepoint_fds.items()},
-        programs={name.decode(): function.fd for name, function in module.funcs.items()},
+        hooks=hooks | {f"tracepoint:{name.decode()}": fd for name, fd in module.tracepoint_fds.items()},
+        programs=programs | {name.decode(): function.fd for name, function in module.funcs.items()},
     )
 
 
-def _attach_raw(bcc: Any, library: Any, module: Any, hook: str, program: str) -> int:
-    """Attach to a raw tracepoint; bcc's own method takes one program for each of them."""
-    function = module.load_func(program.encode(), bcc.BPF.RAW_TRACEPOINT)
-    descriptor = int(library.bpf_attach_raw_tracepoint(function.fd, hook.encode()))
-    if descriptor < 0:
-        raise LoadError("refused", f"{program} was not attached to {hook}: {os.strerror(-descriptor)}")
-    return descriptor
+def _load_typed(module: Any, name: str, hook: str, btf_id: int) -> int:
+    """Load what bcc has compiled: its own method knows no typed programs."""
+    try:
+        return bpf.load_typed(module.dump_func(name.encode()), name, _LICENCE, btf_id)
+    except OSError as error:
+        raise LoadError("refused", f"{name} was not loaded for raw_tracepoint {hook}: {error.strerror}") from error
+
+
+def _attach_typed(program: int, name: str, hook: str) -> int:
+    try:
+        return bpf.attach_typed(program)
+    except OSError as error:
+        raise LoadError("refused", f"{name} was not attached to raw_tracepoint {hook}: {error.strerror}") from error
 
 
 def _bindings() -> Any:
@@ -110,7 +124,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     order = json.loads(sys.argv[2])
     try:
-        loaded = load(Path(order["program"]), order["flags"])
+        loaded = load(Path(order["program"]), order["flags"], order["typed"])
     except LoadError as error:
         channel.sendall(json.dumps({"cause": error.cause, "detail": str(error)}).encode())
     else:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import END_PROGRAMS, RESET_PROGRAM, Loaded
+from otel_connect.capture.child import RESET_PROGRAM, STATE_PROGRAMS, Loaded
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.layout import (
@@ -28,7 +28,7 @@ from otel_connect.capture.layout import (
 )
 from otel_connect.capture.limits import bucket_numbers
 from otel_connect.capture.loader import load_probes
-from otel_connect.capture.offsets import find_offsets
+from otel_connect.capture.offsets import find_offsets, find_tracepoints
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
 from otel_connect.model import (
@@ -78,7 +78,7 @@ class KernelCapture:
         config: CaptureConfig,
         own_pid: int,
         clocks: Clocks | None = None,
-        load: Callable[[Mapping[str, int]], Loaded] = load_probes,
+        load: Callable[[Mapping[str, int], Mapping[str, int]], Loaded] = load_probes,
         *,
         askers: bool = False,
         command_args: bool = False,
@@ -89,7 +89,8 @@ class KernelCapture:
         ``command_args`` all arguments of processes are read, else only the first.
         """
         preflight.check()
-        numbers = find_offsets(TypeInformation(preflight.read_btf()))
+        types = TypeInformation(preflight.read_btf())
+        numbers = find_offsets(types)
         cpus = os.sysconf("SC_NPROCESSORS_CONF")
         ring_bytes = max(config.ring_bytes, _PAGE)
         numbers |= {
@@ -103,7 +104,7 @@ class KernelCapture:
             "OTC_COMMAND_ARGS": int(command_args),
             **bucket_numbers(config),
         }
-        loaded = load(numbers)
+        loaded = load(numbers, find_tracepoints(types))
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
         self._attached = list(loaded.hooks.values())
         self._programs = dict(loaded.programs)
@@ -189,7 +190,7 @@ class KernelCapture:
         """
         watching = self._programs.keys() - {RESET_PROGRAM}
         misses = {name: bpf.recursion_misses(self._programs[name]) for name in watching}
-        ends = [misses.pop(name) for name in END_PROGRAMS]
+        ends = [misses.pop(name) for name in STATE_PROGRAMS]
         return min(ends) + sum(misses.values())
 
     def take_stale(self, now_monotonic_ns: int) -> list[ConnectEvent]:

@@ -20,14 +20,17 @@ _TIMEOUT_S = 120  # LLVM needs a third of a second, but nearly a minute in an em
 _BINDINGS = "python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 
 
-def load_probes(numbers: Mapping[str, int]) -> Loaded:
-    """Compile, load and attach the probes with these numbers as macros.
+def load_probes(numbers: Mapping[str, int], typed: Mapping[str, int], probes: Path | None = None) -> Loaded:
+    """Compile, load and attach the probes with these numbers as macros, and the type of each raw tracepoint.
+
+    ``probes`` is the directory with their sources, if it is not that of the package.
 
     The descriptors are the caller's to close; closing those of the hooks detaches. Raises ProbeError.
     """
-    probes = probe_directory()
+    probes = probes or probe_directory()
     order = {
         "program": str(probes / "connect.c"),
+        "typed": typed,
         "flags": [f"-D{name}={value}" for name, value in numbers.items()],
     }
     try:

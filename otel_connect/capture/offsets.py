@@ -99,6 +99,8 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
+TRACEPOINTS = ("inet_sock_set_state", "tcp_receive_reset")
+
 # What of that is a bit: OFF_<name> is its byte, BIT_<name> its mask.
 OPTIONAL_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
     "OTC_MPTCP": {"mptcp_subflow_context__request_join": ("mptcp_subflow_context", "request_join")},
@@ -119,9 +121,18 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
             bits = (f"{prefix}_{name}" for name in flags for prefix in ("OFF", "BIT"))
             numbers |= dict.fromkeys((*members, *bits), 0) | {switch: 0}
     pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
+    numbers["OTC_TYPED_TASK"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_get_current_task_btf") is not None)
     numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
     numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
     return numbers
+
+
+def find_tracepoints(types: TypeInformation) -> dict[str, int]:
+    """Look up the type of each raw tracepoint; raises ProbeError naming the first that this kernel does not have."""
+    found = {name: types.typedef(f"btf_trace_{name}") for name in TRACEPOINTS}
+    if absent := [name for name, number in found.items() if number is None]:
+        raise ProbeError(f"this kernel has no raw tracepoint {absent[0]}; update the agent")
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _offsets(types: TypeInformation, members: Mapping[str, tuple[str, ...]]) -> dict[str, int]:

@@ -171,7 +171,7 @@ def test_nothing_is_left_in_the_kernel() -> None:
     assert our_programs() == set()
     with capturing():
         programs = our_programs()
-        assert len(programs) == 6
+        assert len(programs) == 5
         assert programs <= living()
     # They are freed when their last user in the kernel has finished, a moment later.
     await_until(lambda: not programs & living())

@@ -1,27 +1,30 @@
 """Attempts whose end no probe saw: what the return of connect() proves of them, and what it does not.
 
-The two programs for ends are detached here, so that they miss every end; all others are at work.
+The programs for changes of state do without the line that handles ends here, so that they miss every one.
 """
 
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from otel_connect.capture.child import END_PROGRAMS, STATE_HOOK, Loaded
+from otel_connect.capture.child import Loaded
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.layout import ATTEMPT, ClockOffsets, decode_event
-from otel_connect.capture.loader import load_probes
+from otel_connect.capture.loader import load_probes, probe_directory
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
 from otel_connect.encode.attributes import DURATION, RETRANSMITS, attempt_attributes
@@ -41,6 +44,8 @@ TCP_FASTOPEN_CONNECT = 30
 CLIENT_WITHOUT_COOKIE = 1 | 4  # of net.ipv4.tcp_fastopen: TFO_CLIENT_ENABLE, TFO_CLIENT_NO_COOKIE
 ESTABLISHED, SYN_SENT = 1, 2
 
+HANDLE_END = "end(count, sk, old, new, first);"
+
 # Connects a hundred times for each line, and keeps the sockets for the next one: they take the memory of others.
 CONNECT_WHEN_TOLD = """
 import os, socket, sys
@@ -53,11 +58,13 @@ for _ in sys.stdin:
 """
 
 
-def load_without_ends(numbers: Mapping[str, int]) -> Loaded:
-    loaded = load_probes(numbers)
-    for name in END_PROGRAMS:
-        os.close(loaded.hooks.pop(f"raw_tracepoint:{STATE_HOOK}/{name}"))
-    return loaded
+def load_without_ends(numbers: Mapping[str, int], typed: Mapping[str, int]) -> Loaded:
+    with tempfile.TemporaryDirectory() as folder:
+        probes = Path(shutil.copytree(probe_directory(), folder, dirs_exist_ok=True))
+        program = (probes / "connect.c").read_text(encoding="utf-8")
+        assert program.count(HANDLE_END) == 1
+        (probes / "connect.c").write_text(program.replace(HANDLE_END, ";"), encoding="utf-8")
+        return load_probes(numbers, typed, probes)
 
 
 @contextmanager
