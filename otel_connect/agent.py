@@ -7,7 +7,7 @@ What has no record of its own goes by ``unrecorded``. Where every attempt is, is
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from otel_connect.capture.kernel import Drained, Fill
@@ -17,7 +17,7 @@ from otel_connect.enrich.enricher import Enricher
 from otel_connect.enrich.filters import Filters
 from otel_connect.enrich.superseded import Races
 from otel_connect.figures import AgentState, NamesState
-from otel_connect.model import Asker, Attempt, Balance, ConnectEvent, KernelFilters, Segment
+from otel_connect.model import Attempt, Balance, ConnectEvent, KernelFilters, Segment
 from otel_connect.unrecorded import Counting, Tallies, Unrecorded
 
 _log = logging.getLogger(__name__)
@@ -67,18 +67,8 @@ class Source(Tallies, Protocol):
 class Listening(Protocol):
     """Where packets of name servers come from: capture.packets.Packets."""
 
-    @property
-    def namespaces(self) -> int:
-        """Count the network namespaces that are listened in."""
-
-    def follow(self, events: Iterable[ConnectEvent], askers: Iterable[Asker]) -> None:
-        """Listen where these come from, too."""
-
     def drain(self, limit: int) -> Sequence[Segment]:
-        """Take what has passed, so many at the most."""
-
-    def dropped(self) -> int:
-        """Count what passed and was not taken in time."""
+        """Take what has passed, about so many at the most."""
 
 
 class Output(Counting, Protocol):
@@ -248,18 +238,17 @@ class Agent:
         drained = self._source.drain()
         self._read += len(drained.events)
         self._enricher.learn(drained.told)
-        self._listen(drained)
+        self._listen()
         if drained.undecodable:
             self._undecodable += drained.undecodable
             _log.warning("%d records of the kernel could not be decoded", drained.undecodable)
         self._hand_over(drained.events)
         return drained.more
 
-    def _listen(self, drained: Drained) -> None:
+    def _listen(self) -> None:
         """Read what name servers said: after the ring, so that no attempt is named before its answer is read."""
         if self._listening is not None:
-            self._listening.follow(drained.events, drained.askers)
-            self._enricher.overhear(drained.events, drained.askers, self._listening.drain(_SEGMENTS))
+            self._enricher.overhear(self._listening.drain(_SEGMENTS))
 
     def _hand_over(self, events: Sequence[ConnectEvent], *, patient: bool = True) -> None:
         if not (events or self._unread or self._races.waiting):
@@ -316,7 +305,4 @@ class Agent:
         return state.balance
 
     def _names_state(self) -> NamesState | None:
-        if self._listening is None:
-            return None
-        askers_lost = self._source.counters().askers_lost
-        return self._enricher.names_state(self._listening.namespaces, self._listening.dropped(), askers_lost)
+        return self._enricher.names_state(self._source.counters().packets_lost) if self._listening else None

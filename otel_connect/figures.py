@@ -19,12 +19,8 @@ class NamesState(NamedTuple):
     """Questions that got no answer within ten seconds."""
     ignored: Mapping[str, int]
     """Answers that named nothing, by reason."""
-    namespaces: int
-    """Network namespaces that are listened in."""
-    dropped: int
-    """Packets that the agent did not read in time."""
-    askers_lost: int
-    """Questions whose process was not told of because the ring was more than half full."""
+    lost: int
+    """Packets that found no room on the way to the agent."""
 
 
 class AgentState(NamedTuple):
@@ -47,7 +43,7 @@ class AgentState(NamedTuple):
     throttles: tuple[ThrottleEvent, ...] = ()
     """The starts of the limits that withhold attempts now, with what they have withheld; the largest ones first."""
     names: NamesState | None = None
-    """``None``: no packets are listened to."""
+    """``None``: names are switched off."""
 
 
 class Account(NamedTuple):

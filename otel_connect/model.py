@@ -173,25 +173,14 @@ class Told(NamedTuple):
     """The id of the mount whose top is its root directory, as in mountinfo; ``None``: it is no top, or not known."""
 
 
-class Asker(NamedTuple):
-    """A process has connected a datagram socket to a name server: the questions from that port are its own."""
-
-    pid: int
-    process_start_boot_ns: int
-    netns: int
-    at_unix_ns: int
-    local_address: str
-    local_port: int
-    peer_address: str
-
-
 class Segment(NamedTuple):
-    """A packet to or from port 53 as it passed in a network namespace; addresses and ports as in ``ConnectEvent``."""
+    """A packet to or from a name server; addresses and ports as in ``ConnectEvent``."""
 
     netns: int
+    """Of the socket that asks; of an answer, the one that it is received in."""
     at_unix_ns: int
     outgoing: bool
-    """Sent here; else received here, be it for this namespace or on its way through."""
+    """A question of a socket of this host; else it was received, be it for this namespace or on its way through."""
     tcp: bool
     """Else it is UDP."""
     source: str
@@ -206,6 +195,10 @@ class Segment(NamedTuple):
     """FIN or RST: no more comes after this."""
     whole: bool = True
     """All of the packet was read; a fragment is not whole."""
+    process: tuple[int, int] | None = None
+    """Who asks, by pid and ``process_start_boot_ns``, where it is known."""
+    dialled: str | None = None
+    """Which address was asked, on port 53, where the packet may have been given another destination since."""
 
 
 class Tally(NamedTuple):
@@ -416,7 +409,7 @@ class KernelCounters(NamedTuple):
     """Attempts without a record that found no room among the tallies either: no metric counts them."""
     filtered: int = 0
     """Attempts that the probes left out because the operator does not want records of them."""
-    askers_lost: int = 0
+    packets_lost: int = 0
     """Askers of name servers that were not told of because the ring was more than half full."""
     unsent: int = 0
     """Taken for attempts until their sockets ended without having sent a SYN."""

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from otel_connect.agent import Agent, StopSignal
 from otel_connect.capture.kernel import KernelCapture
-from otel_connect.capture.packets import listen
 from otel_connect.capture.privileges import drop_privileges
 from otel_connect.config import Configuration, Loaded
 from otel_connect.config import Output as OutputKind
@@ -66,11 +65,8 @@ def run_agent(
         reader = stack.enter_context(start_reader()) if host_processes else None
         own_pid, enrich = os.getpid() if host_processes else 0, configuration.enrich
         capture = stack.enter_context(
-            KernelCapture(configuration.capture, own_pid, askers=enrich.names, command_args=enrich.command_args)
+            KernelCapture(configuration.capture, own_pid, names=enrich.names, command_args=enrich.command_args)
         )
-        listening = listen() if enrich.names else None
-        if listening is not None:
-            stack.enter_context(listening)
         if reader is not None:
             reader.await_first()
         init = first_process() if host_processes else None
@@ -80,7 +76,7 @@ def run_agent(
         output, where, lines = _open_output(configuration)
         new_enricher = partial(make_enricher, reader=reader, init=init, backends=backends)
         interval_s = configuration.capture.drain_interval_ms / 1000
-        agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=listening)
+        agent = Agent(capture, new_enricher(configuration.enrich), output, interval_s, listening=capture.packets)
         agent.filter(Filters(configuration.filter))
         running = Running(configuration, agent, output, pages, new_enricher)
 

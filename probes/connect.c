@@ -49,7 +49,7 @@
 #include "tallies.h"   /* how attempts without a record are counted */
 #include "calls.h"     /* connect() calls: what the state hook cannot see of an attempt */
 #include "attempts.h"  /* how an attempt begins, how it ends, and where it goes then */
-#include "askers.h"    /* who asks name servers */
+#include "packets.h"   /* what passes between programs and name servers */
 
 /* The tracepoint's arguments are the socket, its old and its new state, which is stored a little later. */
 static __always_inline int state_changes(u64 *ctx, bool first)
@@ -97,6 +97,26 @@ int receive_reset(u64 *ctx)
 	return 0;
 }
 
+/* The tracepoint's argument is a packet that is about to be handed to a device. */
+int packet_sent(u64 *ctx)
+{
+	u64 skb = 0;
+
+	LOAD(skb, ctx, 0);
+	sent(ctx, skb);
+	return 0;
+}
+
+/* The tracepoint's argument is a packet that a device has received. */
+int packet_received(u64 *ctx)
+{
+	u64 skb = 0;
+
+	LOAD(skb, ctx, 0);
+	received(skb);
+	return 0;
+}
+
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 {
 	u64 thread = bpf_get_current_pid_tgid(), socket;
@@ -117,10 +137,6 @@ TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
 	if (family != OTC_AF_INET && family != OTC_AF_INET6)
 		return 0;
-	if (type == SOCK_DGRAM && is_asker(&call, (u64)args->uservaddr, args->addrlen)) {
-		calls.update(&thread, &call);
-		return 0;
-	}
 	if (type != SOCK_STREAM)
 		return 0;
 	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
@@ -158,10 +174,7 @@ TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 	count = this_cpu_counters();
 	if (!count)
 		return 0;
-	if (call->protocol == OTC_IPPROTO_UDP) {
-		if (!returned)
-			tell_asker(count, call->sk);
-	} else if (call->attempt)
+	if (call->attempt)
 		returned_from(count, call, returned);
 	else if (is_final(-returned) && !reports_another(call))
 		local_failure(count, call, returned);

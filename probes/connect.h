@@ -52,7 +52,7 @@ struct otc_event {
 	__u32 srtt_us;     /* at establishment */
 	__s32 sk_err;      /* set by this attempt: at the end, or by a RST just before it */
 	__s32 sk_err_soft; /* the same of sk_err_soft, at the end or when connect() returned; or of a queued
-			      ICMP error */
+			      ICMP error. Negative: it has the value that an earlier attempt had left */
 	__s32 returned;    /* by connect(): valid with OTC_HOOK_EXIT */
 	__u16 family;      /* of the socket */
 	__u16 local_port;
@@ -187,22 +187,22 @@ struct otc_text {
 _Static_assert(sizeof(struct otc_text) == 1312, "otc_text: the decoder reads 32 bytes, then blocks");
 
 /*
- * A process has connected a datagram socket to port 53: who asks from that port. Sent ahead of the question, so
- * that the answer, seen on the wire, can be told to be its.
+ * A packet to or from a name server; its bytes follow. In the perf buffers, not in the ring.
  */
-struct otc_asker {
-	__u64 process_start_ns; /* as in otc_event, like all fields that are called as there */
-	__u64 at_ns;            /* CLOCK_MONOTONIC: when connect() returned */
+struct otc_packet {
+	__u64 at_ns;            /* CLOCK_MONOTONIC */
+	__u64 process_start_ns; /* of who asks, as in otc_event; 0: not known */
 	__u32 pid;
-	__u32 netns;
-	__u16 family;
-	__u16 local_port;
-	__u8 padding[4];
-	__u8 local_address[16];
-	__u8 peer_address[16];
+	__u32 netns;          /* of the socket that asks, or of the device that an answer came in by */
+	__u16 header;         /* where in the bytes the IP header is */
+	__u16 dialled_family; /* to where the socket that asks is connected; 0: it is not */
+	__u16 length;         /* of the bytes */
+	__u8 outgoing;        /* 1: a question, on its way out; 0: received */
+	__u8 padding;
+	__u8 dialled_address[16];
 };
 
-_Static_assert(sizeof(struct otc_asker) == 64, "otc_asker: the decoder reads 64 bytes");
+_Static_assert(sizeof(struct otc_packet) == 48, "otc_packet: the decoder reads 48 bytes");
 
 /*
  * What one CPU counted since the probes were attached. At any time, summed over the CPUs,
@@ -220,7 +220,7 @@ struct otc_counters {
 	__u64 throttled;    /* attempts that got no record because there were too many of them */
 	__u64 untallied;    /* attempts without a record that found no room among the tallies either */
 	__u64 filtered;     /* attempts that got no record because the operator does not want one */
-	__u64 askers_lost;  /* askers that were not told of, because the ring was more than half full */
+	__u64 packets_lost; /* packets to and from name servers that found no room in their buffers */
 	__u64 unsent;       /* taken for attempts until the socket ended without having sent a SYN */
 	__u64 padding[4];   /* no cache line is shared between CPUs */
 };

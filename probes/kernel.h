@@ -33,6 +33,11 @@ static __always_inline u16 network_order(u16 number)
 	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap16(number) : number;
 }
 
+static __always_inline u32 network_order_32(u32 number)
+{
+	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap32(number) : number;
+}
+
 #define EINTR          4
 #define ECONNRESET     104
 #define EISCONN        106
@@ -82,6 +87,13 @@ static __always_inline u16 network_order(u16 number)
 		else                                                                                           \
 			READ(destination, base, offset);                                                       \
 	} while (0)
+
+/*
+ * The address of something that only the loader knows: it puts it where these constants are
+ * (otel_connect/capture/child.py).
+ */
+#define LINK(destination, constant) asm volatile("%0 = " constant " ll" : "=r"(destination))
+#define LINK_PACKETS                "0x6f74632d6c696e01"
 
 /* An IPv6 address. */
 #define LOAD_ADDRESS(destination, base, offset)                                                                \

@@ -4,8 +4,8 @@
  */
 
 /*
- * Records for the agent: attempts, written when they end, texts about processes, and askers, told apart by
- * their size. Read on a timer through a mapping.
+ * Records for the agent: attempts, written when they end, and texts about processes, told apart by their size.
+ * Read on a timer through a mapping.
  */
 BPF_RINGBUF_OUTPUT(events, OTC_RING_PAGES);
 

@@ -17,7 +17,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "
 
 _MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _INFO_BY_FD, _RAW_TRACEPOINT_OPEN = 0, 2, 3, 5, 15, 17
 _MAP_LOOKUP_BATCH, _MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
-_TYPE_ARRAY = 2
+_TYPE_ARRAY, _TYPE_PERF_EVENT_ARRAY = 2, 4
 
 _ELEMENT = struct.Struct("=IxxxxQQQ")  # map_fd, key, value or next_key, flags
 _BATCH = struct.Struct("=QQQQIIQQ")  # in_batch, out_batch, keys, values, count, map_fd, two kinds of flags
@@ -51,6 +51,11 @@ def _bpf_in_place(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def create_perf_array(entries: int) -> int:
+    """Create a map of perf buffers by CPU, and return its descriptor; raises OSError."""
+    return _bpf(_MAP_CREATE, struct.pack("=IIIII", _TYPE_PERF_EVENT_ARRAY, 4, 4, entries, 0))
 
 
 def may_create_map() -> bool:

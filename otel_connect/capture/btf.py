@@ -94,8 +94,8 @@ class TypeInformation:
 
     def typedef(self, wanted: str) -> int | None:
         """Return the number of the typedef of that name, ``None`` when this kernel does not have it."""
-        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings) + 1
-        return self._typedefs.get(at - self._strings) if at else None
+        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
+        return self._typedefs.get(at - self._strings + 1) if at >= 0 else None
 
     def enumerator(self, enumeration: str, wanted: str) -> int | None:
         """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import socket
+import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,18 +24,30 @@ MAPS = (
     *("filters", "filtered_uids", "filtered_ports", "filtered_networks"),
 )
 
-STATE_HOOK = "inet_sock_set_state"
-STATE_PROGRAMS = ("state_change", "state_change_again")
-RESET_PROGRAM = "receive_reset"
-TYPED_PROGRAMS = (
-    *((STATE_HOOK, name) for name in STATE_PROGRAMS),
-    ("tcp_receive_reset", RESET_PROGRAM),
-)
-"""Raw tracepoints and their programs, attached in this order; why the state hook has two: probes/connect.c."""
-
 _LICENCE = "Dual MIT/GPL"
+_WIDE_LOAD = struct.Struct("=BBxxI4xI")  # both halves of BPF_LD | BPF_IMM | BPF_DW: code, registers, low, high
+_LOAD_64 = 0x18
 
 _INCLUDE = re.compile(r'#include "(\S+)"')
+
+
+class Typed(NamedTuple):
+    """A typed program: the raw tracepoint that it is for, its name, and the number of that tracepoint's type."""
+
+    hook: str
+    name: str
+    btf_id: int
+
+
+class Link(NamedTuple):
+    """What stands in the programs in place of a constant (``LINK`` of probes/kernel.h).
+
+    ``kind`` is a BPF_PSEUDO_* of linux/bpf.h; ``number`` a descriptor or a number of a type.
+    """
+
+    constant: int
+    kind: int
+    number: int
 
 
 class Loaded(NamedTuple):
@@ -68,19 +81,14 @@ def joined(program: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def load(program: Path, flags: list[str], typed: Mapping[str, int]) -> Loaded:
-    """Compile, load and attach the probes in ``program``; raises LoadError.
-
-    ``typed`` has the number of the type of each raw tracepoint.
-    """
+def load(program: Path, flags: list[str], typed: Sequence[Typed], links: Sequence[Link]) -> Loaded:
+    """Compile, load and attach the probes in ``program``; raises LoadError."""
     bcc = _bindings()
     library = importlib.import_module("bcc.libbcc").lib
     try:
         module = bcc.BPF(text=joined(program), cflags=flags)
-        programs = {name: _load_typed(module, name, hook, typed[hook]) for hook, name in TYPED_PROGRAMS}
-        hooks = {
-            f"raw_tracepoint:{hook}/{name}": _attach_typed(programs[name], name, hook) for hook, name in TYPED_PROGRAMS
-        }
+        programs = {one.name: _load_typed(module, one, links) for one in typed}
+        hooks = {f"raw_tracepoint:{one.hook}/{one.name}": _attach_typed(programs[one.name], one) for one in typed}
     except LoadError:
         raise
     except Exception as error:  # bcc raises bare Exceptions
@@ -94,19 +102,33 @@ def load(program: Path, flags: list[str], typed: Mapping[str, int]) -> Loaded:
     )
 
 
-def _load_typed(module: Any, name: str, hook: str, btf_id: int) -> int:
+def _load_typed(module: Any, one: Typed, links: Sequence[Link]) -> int:
     """Load what bcc has compiled: its own method knows no typed programs."""
+    instructions = linked(module.dump_func(one.name.encode()), links)
     try:
-        return bpf.load_typed(module.dump_func(name.encode()), name, _LICENCE, btf_id)
+        return bpf.load_typed(instructions, one.name, _LICENCE, one.btf_id)
     except OSError as error:
-        raise LoadError("refused", f"{name} was not loaded for raw_tracepoint {hook}: {error.strerror}") from error
+        detail = f"{one.name} was not loaded for raw_tracepoint {one.hook}: {error.strerror}"
+        raise LoadError("refused", detail) from error
 
 
-def _attach_typed(program: int, name: str, hook: str) -> int:
+def linked(instructions: bytes, links: Sequence[Link]) -> bytes:
+    """Put what only the loader knows in the places of its constants, each in the two halves of a 64-bit load."""
+    code = bytearray(instructions)
+    wanted = {link.constant: link for link in links}
+    for at in range(0, len(code) - 8, 8):
+        operation, registers, low, high = _WIDE_LOAD.unpack_from(code, at)
+        if operation == _LOAD_64 and (link := wanted.get(high << 32 | low)):
+            _WIDE_LOAD.pack_into(code, at, operation, registers | link.kind << 4, link.number, 0)
+    return bytes(code)
+
+
+def _attach_typed(program: int, one: Typed) -> int:
     try:
         return bpf.attach_typed(program)
     except OSError as error:
-        raise LoadError("refused", f"{name} was not attached to raw_tracepoint {hook}: {error.strerror}") from error
+        detail = f"{one.name} was not attached to raw_tracepoint {one.hook}: {error.strerror}"
+        raise LoadError("refused", detail) from error
 
 
 def _bindings() -> Any:
@@ -124,7 +146,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     order = json.loads(sys.argv[2])
     try:
-        loaded = load(Path(order["program"]), order["flags"], order["typed"])
+        typed, links = [Typed(*one) for one in order["typed"]], [Link(*one) for one in order["links"]]
+        loaded = load(Path(order["program"]), order["flags"], typed, links)
     except LoadError as error:
         channel.sendall(json.dumps({"cause": error.cause, "detail": str(error)}).encode())
     else:

@@ -12,27 +12,33 @@ from typing import NamedTuple, Self
 
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import RESET_PROGRAM, STATE_PROGRAMS, Loaded
+from otel_connect.capture.child import Loaded
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
+from otel_connect.capture.hooks import (
+    NAMES,
+    RESET_PROGRAM,
+    STATE,
+    STATE_PROGRAMS,
+    find_hooks,
+    packets_link,
+)
 from otel_connect.capture.layout import (
-    ASKER,
     ATTEMPT,
     COUNTERS,
     TEXT_SIZES,
-    decode_asker,
     decode_counters,
     decode_event,
     decode_text,
     ring_records,
 )
 from otel_connect.capture.limits import bucket_numbers
-from otel_connect.capture.loader import load_probes
-from otel_connect.capture.offsets import find_offsets, find_tracepoints
+from otel_connect.capture.loader import Wanted, load_probes
+from otel_connect.capture.offsets import find_offsets
+from otel_connect.capture.packets import Packets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
 from otel_connect.model import (
-    Asker,
     ConnectEvent,
     Ending,
     EventFlag,
@@ -58,8 +64,6 @@ class Drained(NamedTuple):
     """The ring may hold more."""
     told: Sequence[Told] = ()
     """About the processes of these attempts, and of later ones."""
-    askers: Sequence[Asker] = ()
-    """Who has begun to ask a name server."""
 
 
 class Fill(NamedTuple):
@@ -78,15 +82,15 @@ class KernelCapture:
         config: CaptureConfig,
         own_pid: int,
         clocks: Clocks | None = None,
-        load: Callable[[Mapping[str, int], Mapping[str, int]], Loaded] = load_probes,
+        load: Callable[[Wanted], Loaded] = load_probes,
         *,
-        askers: bool = False,
+        names: bool = False,
         command_args: bool = False,
     ) -> None:
         """Load and attach the probes; raises ProbeError with cause and remedy.
 
-        Attempts of the process ``own_pid`` are left out. With ``askers`` it also tells who asks name servers. With
-        ``command_args`` all arguments of processes are read, else only the first.
+        Attempts of the process ``own_pid`` are left out. With ``names`` the packets of name servers are taken,
+        too. With ``command_args`` all arguments of processes are read, else only the first.
         """
         preflight.check()
         types = TypeInformation(preflight.read_btf())
@@ -100,11 +104,22 @@ class KernelCapture:
             "OTC_OWN_PID": own_pid,
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             "OTC_MAX_FILTERS": MAX_FILTERS,
-            "OTC_ASKERS": int(askers),
             "OTC_COMMAND_ARGS": int(command_args),
             **bucket_numbers(config),
         }
-        loaded = load(numbers, find_tracepoints(types))
+        self._clocks = clocks or Clocks()
+        self.packets = Packets(self._clocks) if names else None
+        wanted = Wanted(numbers, find_hooks(types, STATE))
+        if self.packets is not None:
+            wanted = Wanted(
+                numbers,
+                find_hooks(types, STATE + NAMES),
+                [packets_link(self.packets.map)],
+                [self.packets.map],
+            )
+        loaded = load(wanted)
+        if self.packets is not None:
+            self.packets.open()
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
         self._attached = list(loaded.hooks.values())
         self._programs = dict(loaded.programs)
@@ -120,7 +135,6 @@ class KernelCapture:
         self._turns = _Turns(loaded.maps)
         self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
-        self._clocks = clocks or Clocks()
 
     def __enter__(self) -> Self:
         """Nothing to do: the probes are attached already."""
@@ -136,7 +150,6 @@ class KernelCapture:
         """Take finished attempts from the ring, a bounded number of them."""
         events = []
         told: list[Told] = []
-        askers = []
         undecodable = 0
         clock = self._clocks.offsets()
         records = self._ring.take(_DRAIN_RECORDS)
@@ -144,15 +157,11 @@ class KernelCapture:
             if len(record) in TEXT_SIZES:
                 told += decode_text(record)
                 continue
-            if len(record) == ASKER.size:
-                if (asker := decode_asker(record, clock)) is not None:
-                    askers.append(asker)
-                continue
             try:
                 events.append(decode_event(record, clock))
             except (struct.error, LookupError):
                 undecodable += 1
-        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, told, askers)
+        return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, told)
 
     def counters(self) -> KernelCounters:
         """Read what the probes have counted, summed over the CPUs."""
@@ -209,6 +218,8 @@ class KernelCapture:
     def close(self) -> None:
         """Detach and give everything back; may be called twice."""
         self.detach()
+        if self.packets is not None:
+            self.packets.close()
         self._ring.close()
         self._counters.close()
         _close(list(self._programs.values()))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, ntohs
 from typing import NamedTuple
 
-from otel_connect.model import About, Asker, ConnectEvent, Ending, EventFlag, Hook, KernelCounters, Told
+from otel_connect.model import About, ConnectEvent, Ending, EventFlag, Hook, KernelCounters, Told
 
 # (name in the header, struct format); "x" bytes are padding.
 EVENT_FIELDS = (
@@ -58,16 +58,17 @@ TEXT_FIELDS = (
     ("padding", "3x"),
     ("root_mount", "I"),
 )
-ASKER_FIELDS = (
-    ("process_start_ns", "Q"),
+PACKET_FIELDS = (
     ("at_ns", "Q"),
+    ("process_start_ns", "Q"),
     ("pid", "I"),
     ("netns", "I"),
-    ("family", "H"),
-    ("local_port", "H"),
-    ("padding", "4x"),
-    ("local_address", "16s"),
-    ("peer_address", "16s"),
+    ("header", "H"),
+    ("dialled_family", "H"),
+    ("length", "H"),
+    ("outgoing", "B"),
+    ("padding", "x"),
+    ("dialled_address", "16s"),
 )
 COUNTER_FIELDS = (*((name, "Q") for name in KernelCounters._fields), ("padding", "32x"))
 
@@ -79,7 +80,7 @@ TEXT = struct.Struct("=" + "".join(code for _, code in TEXT_FIELDS))
 TEXT_BLOCK, TEXT_BLOCKS = 256, 5
 TEXT_SIZES = frozenset(TEXT.size + TEXT_BLOCK * blocks for blocks in range(TEXT_BLOCKS + 1))
 """The sizes that a ``struct otc_text`` has in the ring, where only its filled blocks are."""
-ASKER = struct.Struct("=" + "".join(code for _, code in ASKER_FIELDS))
+PACKET = struct.Struct("=" + "".join(code for _, code in PACKET_FIELDS))
 COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
 
 _SYN_SENT, _REQUESTED = int(Hook.SYN_SENT), int(EventFlag.REQUESTED)
@@ -190,18 +191,6 @@ def decode_text(record: bytes | memoryview) -> list[Told]:
     told = Told(pid, process_start, exec_id, About(about), texts, bool(whole), vpid or None, root or None)
     absent = (kind for kind in About if nothing >> kind & 1)
     return [told, *(told._replace(about=kind, texts=(), whole=True) for kind in absent)]
-
-
-def decode_asker(record: bytes | memoryview, clock: ClockOffsets) -> Asker | None:
-    """Decode one ``struct otc_asker``; ``None`` for an address of an unknown family.
-
-    Raises struct.error when the record has not the size of the structure.
-    """
-    process_start, at, pid, netns, family, local_port, local_bytes, peer_bytes = ASKER.unpack(record)
-    local, peer = address_text(family, local_bytes), address_text(family, peer_bytes)
-    if local is None or peer is None:
-        return None
-    return Asker(pid, process_start, netns, at + clock.monotonic_ns, local, ntohs(local_port), peer)
 
 
 def decode_counters(table: bytes | memoryview) -> KernelCounters:

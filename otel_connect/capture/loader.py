@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from otel_connect.capture.child import Loaded
+from otel_connect.capture.child import Link, Loaded, Typed
 from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError
 
 _CHILD = "otel_connect.capture.child"
@@ -20,8 +20,20 @@ _TIMEOUT_S = 120  # LLVM needs a third of a second, but nearly a minute in an em
 _BINDINGS = "python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 
 
-def load_probes(numbers: Mapping[str, int], typed: Mapping[str, int], probes: Path | None = None) -> Loaded:
-    """Compile, load and attach the probes with these numbers as macros, and the type of each raw tracepoint.
+class Wanted(NamedTuple):
+    """What is to be loaded."""
+
+    numbers: Mapping[str, int]
+    """Macros of the probes."""
+    typed: Sequence[Typed]
+    """In the order in which they are attached."""
+    links: Sequence[Link] = ()
+    descriptors: Sequence[int] = ()
+    """Those of the links that are descriptors."""
+
+
+def load_probes(wanted: Wanted, probes: Path | None = None) -> Loaded:
+    """Compile, load and attach the probes.
 
     ``probes`` is the directory with their sources, if it is not that of the package.
 
@@ -30,8 +42,9 @@ def load_probes(numbers: Mapping[str, int], typed: Mapping[str, int], probes: Pa
     probes = probes or probe_directory()
     order = {
         "program": str(probes / "connect.c"),
-        "typed": typed,
-        "flags": [f"-D{name}={value}" for name, value in numbers.items()],
+        "flags": [f"-D{name}={value}" for name, value in wanted.numbers.items()],
+        "typed": wanted.typed,
+        "links": wanted.links,
     }
     try:
         scratch = tempfile.mkdtemp(prefix="otel-connect-")  # 0700: bcc trusts what it finds in TMPDIR
@@ -41,7 +54,7 @@ def load_probes(numbers: Mapping[str, int], typed: Mapping[str, int], probes: Pa
             " make /tmp writable (in a container with a read-only root: --tmpfs /tmp)"
         ) from error
     try:
-        answer, descriptors, output = _ask_child(order, probes, scratch)
+        answer, descriptors, output = _ask_child(order, wanted.descriptors, probes, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if isinstance(answer, dict):
@@ -56,7 +69,9 @@ def probe_directory() -> Path:
     return packaged if packaged.is_dir() else packaged.parents[1] / "probes"
 
 
-def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple[Any, list[int], str]:
+def _ask_child(
+    order: Mapping[str, object], descriptors: Sequence[int], probes: Path, scratch: str
+) -> tuple[Any, list[int], str]:
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "TMPDIR": scratch,
@@ -67,7 +82,7 @@ def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple
         with there:
             child = subprocess.Popen(
                 [sys.executable, "-I", "-m", _CHILD, str(there.fileno()), json.dumps(order)],
-                pass_fds=[there.fileno()],
+                pass_fds=[there.fileno(), *descriptors],
                 env=environment,
                 cwd="/",  # ours may be gone, and the compiler asks for it
                 stdin=subprocess.DEVNULL,
@@ -76,7 +91,7 @@ def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple
             )
         try:
             here.settimeout(_TIMEOUT_S)
-            message, descriptors, _, _ = socket.recv_fds(here, 1 << 16, 64)
+            message, received, _, _ = socket.recv_fds(here, 1 << 16, 64)
             child.wait(_TIMEOUT_S)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise ProbeError(f"the probes did not load in {_TIMEOUT_S} s; is the machine overloaded?") from None
@@ -87,7 +102,7 @@ def _ask_child(order: Mapping[str, object], probes: Path, scratch: str) -> tuple
         written = output.read().decode("utf-8", "replace")
     if not message:
         return {"cause": "died", "detail": f"the loader ended with status {child.returncode}"}, [], written
-    return json.loads(message), descriptors, written
+    return json.loads(message), received, written
 
 
 def _refusal(cause: str, detail: str, output: str) -> OtelConnectError:

@@ -25,6 +25,15 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_sock__sk_shutdown": ("sock", "sk_shutdown"),
     "OFF_sock__sk_socket": ("sock", "sk_socket"),
     "OFF_sk_buff__cb": ("sk_buff", "cb"),
+    "OFF_sk_buff__data": ("sk_buff", "data"),
+    "OFF_sk_buff__dev": ("sk_buff", "dev"),
+    "OFF_sk_buff__head": ("sk_buff", "head"),
+    "OFF_sk_buff__len": ("sk_buff", "len"),
+    "OFF_sk_buff__network_header": ("sk_buff", "network_header"),
+    "OFF_sk_buff__protocol": ("sk_buff", "protocol"),
+    "OFF_sk_buff__sk": ("sk_buff", "sk"),
+    "OFF_net_device__flags": ("net_device", "flags"),
+    "OFF_net_device__nd_net": ("net_device", "nd_net.net"),
     "OFF_sock_exterr_skb__ee_errno": ("sock_exterr_skb", "ee.ee_errno"),
     "OFF_sock_exterr_skb__ee_origin": ("sock_exterr_skb", "ee.ee_origin"),
     "OFF_inet_sock__inet_sport": ("inet_sock", "inet_sport"),
@@ -91,6 +100,13 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
         "OFF_inet_connection_sock__icsk_ulp_data": ("inet_connection_sock", "icsk_ulp_data"),
         "OFF_mptcp_sock__first": ("mptcp_sock", "first"),
     },
+    "OTC_CALL_NUMBER": {  # x86
+        "OFF_pt_regs__orig_ax": ("pt_regs", "orig_ax"),
+        "OFF_task_struct__stack": ("task_struct", "stack"),
+    },
+    "OTC_PREEMPT_COUNT": {  # x86 keeps it for each CPU, where no program finds it on every kernel
+        "OFF_preempt_count": ("task_struct", "thread_info.preempt.count", "thread_info.preempt_count"),
+    },
     "OTC_VPIDS": {
         "OFF_task_struct__thread_pid": ("task_struct", "thread_pid"),
         "OFF_pid__level": ("pid", "level"),
@@ -98,8 +114,6 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
         "OFF_upid__nr": ("upid", "nr"),
     },
 }
-
-TRACEPOINTS = ("inet_sock_set_state", "tcp_receive_reset")
 
 # What of that is a bit: OFF_<name> is its byte, BIT_<name> its mask.
 OPTIONAL_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
@@ -123,16 +137,10 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
     pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
     numbers["OTC_TYPED_TASK"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_get_current_task_btf") is not None)
     numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
+    numbers["OTC_TASK_REGISTERS"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs") is not None)
+    numbers["OTC_REGISTERS_BYTES"] = types.size("pt_regs")
     numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
     return numbers
-
-
-def find_tracepoints(types: TypeInformation) -> dict[str, int]:
-    """Look up the type of each raw tracepoint; raises ProbeError naming the first that this kernel does not have."""
-    found = {name: types.typedef(f"btf_trace_{name}") for name in TRACEPOINTS}
-    if absent := [name for name, number in found.items() if number is None]:
-        raise ProbeError(f"this kernel has no raw tracepoint {absent[0]}; update the agent")
-    return {name: number for name, number in found.items() if number is not None}
 
 
 def _offsets(types: TypeInformation, members: Mapping[str, tuple[str, ...]]) -> dict[str, int]:

@@ -8,13 +8,14 @@ import struct
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
-from otel_connect.capture.layout import address_text
+from otel_connect.capture.layout import PACKET, ClockOffsets, address_text
 from otel_connect.model import Segment
 
 _V4 = struct.Struct("!BxHxxHxBxx4s4s")
 _V6 = struct.Struct("!4xHBx16s16s")
 _UDP = struct.Struct("!HHHxx")
 _TCP = struct.Struct("!HHI4xBBxx4x")
+_TIME = struct.Struct("=Q")
 _FRAGMENT = 0x3FFF  # more fragments, or an offset
 _FIN, _SYN, _RST = 1, 2, 4
 
@@ -29,6 +30,21 @@ class _Header(NamedTuple):
     whole: bool
     sequence: int = 0
     flags: int = 0
+
+
+def packet_time(record: bytes) -> int:
+    """Return the time of a ``struct otc_packet``, by CLOCK_MONOTONIC."""
+    return int(_TIME.unpack_from(record)[0])
+
+
+def decode_packet(record: bytes, clock: ClockOffsets) -> Segment | None:
+    """Decode a ``struct otc_packet`` and the bytes that follow it; ``None`` unless they are of UDP or TCP."""
+    at, start, pid, netns, header, family, length, outgoing, dialled = PACKET.unpack_from(record)
+    packet = record[PACKET.size + header : PACKET.size + length]
+    segment = decode_segment(packet, netns, at + clock.monotonic_ns, outgoing=bool(outgoing))
+    if segment is None or not outgoing:
+        return segment
+    return segment._replace(process=(pid, start) if start else None, dialled=address_text(family, dialled))
 
 
 def decode_segment(packet: bytes, netns: int, at_unix_ns: int, *, outgoing: bool) -> Segment | None:

@@ -226,20 +226,8 @@ _TABLE = (
         "names.lost",
         Kind.COUNTER,
         "{message}",
-        "Packets to or from name servers, and notes of who asks, that found no room on the way to the agent.",
-        _each(
-            lambda of: (
-                {"packet": of.state.names.dropped, "asker": of.state.names.askers_lost} if of.state.names else {}
-            ),
-            REASON,
-        ),
-    ),
-    _Row(
-        "names.namespaces",
-        Kind.UP_DOWN_COUNTER,
-        "{namespace}",
-        "Network namespaces in which name servers are listened to.",
-        _names(lambda names: names.namespaces),
+        "Packets to or from name servers that found no room on the way to the agent.",
+        _names(lambda names: names.lost),
     ),
     _Row(
         "metrics.overflowed",

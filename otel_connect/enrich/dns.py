@@ -45,8 +45,6 @@ class Ignored(StrEnum):
     """It answers with no address at the end of its aliases."""
     UNSOLICITED = "unsolicited"
     """Nobody is known to have asked for it."""
-    FORWARDED = "forwarded"
-    """It belongs to a question that only passed through here."""
 
 
 UNREAD = frozenset({Ignored.MALFORMED, Ignored.TOO_LARGE, Ignored.TRUNCATED})

@@ -6,13 +6,13 @@ from otel_connect.enrich.asking import Reader
 from otel_connect.enrich.backends import Backends
 from otel_connect.enrich.kubelet import Pods
 from otel_connect.enrich.masks import Masks
-from otel_connect.enrich.names import Names, askers_by_tcp
+from otel_connect.enrich.names import Names
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Processes
 from otel_connect.enrich.redact import redact_title
 from otel_connect.enrich.workloads import Workloads
 from otel_connect.figures import NamesState
-from otel_connect.model import Asker, ConnectEvent, Named, Segment, Surroundings, Told
+from otel_connect.model import ConnectEvent, Named, Segment, Surroundings, Told
 
 
 class Enricher:
@@ -72,16 +72,14 @@ class Enricher:
         """Begin another turn: the attempts without a record have been taken."""
         self._processes.turn()
 
-    def overhear(self, events: Iterable[ConnectEvent], askers: Iterable[Asker], segments: Iterable[Segment]) -> None:
-        """Take note of who asks name servers, be it by an attempt, and of what these say."""
+    def overhear(self, segments: Iterable[Segment]) -> None:
+        """Take note of what name servers are asked, and of what they say."""
         if self._names is not None:
-            self._names.ask(askers)
-            self._names.ask(askers_by_tcp(events))
             self._names.see(segments)
 
-    def names_state(self, namespaces: int, dropped: int, askers_lost: int) -> NamesState | None:
-        """Say what has been learned of names, ``None`` when none are; see ``NamesState`` for the arguments."""
-        return None if self._names is None else self._names.state(namespaces, dropped, askers_lost)
+    def names_state(self, lost: int) -> NamesState | None:
+        """Say what has been learned of names, ``None`` when none are; ``lost`` as in ``NamesState``."""
+        return None if self._names is None else self._names.state(lost)
 
     def inherit(self, former: "Enricher") -> None:
         """Take over what another one was told: the kernel does not tell it again."""

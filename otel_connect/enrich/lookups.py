@@ -1,4 +1,4 @@
-"""Segments to and from port 53 → lookups: answers that belong to a question seen before, and nothing else. Pure.
+"""Segments to and from name servers → lookups: answers that belong to a question seen before, and nothing else. Pure.
 
 Whoever may send packets may send answers that nobody asked for; so an answer has to match in everything that a
 resolver compares: both addresses, both ports, the identifier and the question.
@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from otel_connect.enrich.dns import MESSAGE_BYTES, Ignored, Question, Reply, read_question, read_reply
 from otel_connect.model import Segment
 
+_PORT = 53
 _WAIT_NS = 10_000_000_000
 _OUTSTANDING = 8192
 _STREAMS = 256
@@ -24,9 +25,8 @@ class Lookup(NamedTuple):
     """A name that somebody asks for, and what is known of the answer."""
 
     netns: int
-    client: tuple[str, int]
-    """Address and port of who asked."""
-    server: str
+    process: tuple[int, int] | None
+    """Who asked; see ``Segment``."""
     at_unix_ns: int
     question: Question
     reply: Reply | Ignored | None
@@ -38,17 +38,18 @@ class _Key(NamedTuple):
     tcp: bool
     client: str
     client_port: int
-    server: str
+    server: tuple[str, int]
     identifier: int
     name: bytes
     kind: int
 
 
 class _Asked:
-    __slots__ = ("answered", "at")
+    __slots__ = ("answered", "at", "process")
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, process: tuple[int, int] | None) -> None:
         self.at = at
+        self.process = process
         self.answered = False
 
 
@@ -79,7 +80,6 @@ class Lookups:
 
     def __init__(self) -> None:
         self._asked: dict[_Key, _Asked] = {}
-        self._passing: LRUCache[tuple[int, int, bytes, int], int] = LRUCache(_OUTSTANDING)
         self._streams: LRUCache[tuple[int, str, int, str, int], _Stream] = LRUCache(_STREAMS)
         self.unanswered = 0
         """Questions that got no answer in time."""
@@ -98,34 +98,33 @@ class Lookups:
     def _message(self, segment: Segment, message: bytes, cut: Ignored | None) -> Iterator[Lookup]:
         """Take a message; ``cut`` says why there is only the beginning of it."""
         question = read_question(message)
-        comes_back = segment.source_port == 53 and not segment.outgoing
         if question is None:
-            if cut and comes_back:
+            if cut and not segment.outgoing:
                 self.ignored[cut] += 1
-        elif not question.is_answer:
+        elif segment.outgoing and not question.is_answer:
             yield from self._question(segment, question)
-        elif comes_back:
+        elif question.is_answer and not segment.outgoing:
             yield from self._answer(segment, message, question, cut)
 
     def _question(self, segment: Segment, question: Question) -> Iterator[Lookup]:
-        if segment.destination_port != 53:
+        """Wait for an answer from where the packet goes to, and from where the socket is connected to."""
+        servers = {(segment.destination, segment.destination_port)}
+        if segment.dialled is not None:
+            servers.add((segment.dialled, _PORT))
+        keys = [_key(segment, question, segment.source, segment.source_port, server) for server in servers]
+        if any(key in self._asked for key in keys):
             return
-        passing = segment.netns, *question[:3]
-        if not segment.outgoing:
-            self._passing[passing] = segment.at_unix_ns
-            return
-        key = _key(segment, question, segment.source, segment.source_port, segment.destination)
-        if segment.at_unix_ns - self._passing.get(passing, -_WAIT_NS) < _WAIT_NS:
-            self.ignored[Ignored.FORWARDED] += key not in self._asked
-            return
-        if key not in self._asked:
+        asked = _Asked(segment.at_unix_ns, segment.process)
+        for key in keys:
             if len(self._asked) >= _OUTSTANDING:
                 self._drop(next(iter(self._asked)))
-            self._asked[key] = _Asked(segment.at_unix_ns)
-            yield _lookup(key, segment, question, None)
+            self._asked[key] = asked
+        yield _lookup(segment, asked, question, None)
 
     def _answer(self, segment: Segment, message: bytes, question: Question, cut: Ignored | None) -> Iterator[Lookup]:
-        key = _key(segment, question, segment.destination, segment.destination_port, segment.source)
+        key = _key(
+            segment, question, segment.destination, segment.destination_port, (segment.source, segment.source_port)
+        )
         asked = self._asked.get(key)
         if asked is None:
             self.ignored[Ignored.UNSOLICITED] += 1
@@ -134,7 +133,7 @@ class Lookups:
             reply = cut or read_reply(message, question)
             if isinstance(reply, Ignored):
                 self.ignored[reply] += 1
-            yield _lookup(key, segment, question, reply)
+            yield _lookup(segment, asked, question, reply)
 
     def _forget(self, now: int) -> None:
         """Forget what has waited too long; what was asked first stands first."""
@@ -170,10 +169,9 @@ class Lookups:
             self._streams.pop(place, None)
 
 
-def _lookup(key: "_Key", segment: Segment, question: Question, reply: Reply | Ignored | None) -> Lookup:
-    client = key.client, key.client_port
-    return Lookup(segment.netns, client, key.server, segment.at_unix_ns, question, reply)
+def _lookup(segment: Segment, asked: _Asked, question: Question, reply: Reply | Ignored | None) -> Lookup:
+    return Lookup(segment.netns, asked.process, segment.at_unix_ns, question, reply)
 
 
-def _key(segment: Segment, question: Question, client: str, client_port: int, server: str) -> _Key:
+def _key(segment: Segment, question: Question, client: str, client_port: int, server: tuple[str, int]) -> _Key:
     return _Key(segment.netns, segment.tcp, client, client_port, server, *question[:3])

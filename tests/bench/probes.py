@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import NamedTuple
 
-from otel_connect.capture.child import TYPED_PROGRAMS
+from otel_connect.capture.hooks import NAMES, STATE
 from tests.bench.agent import Backend, Ledger, Watched
 from tests.bench.figures import quartiles, table
 from tests.bench.load import Load
@@ -18,8 +18,8 @@ _MODES = {
     "getppid": "getppid, an unrelated call",
 }
 _FACTORS = {"accepted": 1, "refused": 1, "getppid": 40}
-_HOOKS = {hook for hook, _ in TYPED_PROGRAMS} | {"sys_enter_connect", "sys_exit_connect"}
-_OURS = len(TYPED_PROGRAMS) + 2
+_HOOKS = {hook for hook, _ in (*STATE, *NAMES)} | {"sys_enter_connect", "sys_exit_connect"}
+_OURS = len((*STATE, *NAMES)) + 2
 """Programs that one agent has on them."""
 
 

@@ -43,7 +43,6 @@ PROMISES: list[tuple[str, str, Any, Any]] = [
 UNSAID: list[tuple[str, Any, Any]] = [
     ("a file of hosts is read again", hosts._AGAIN_NS, 2 * SECOND_NS),
     ("the kubelet is asked again", (kubelet.REFRESH_S, kubelet.AT_LEAST_S), (30, 2)),
-    ("a question of a name server belongs to who asked last", names._ASKER_NS, 30 * SECOND_NS),
     ("attempts whose end was missed are looked for", agent._STALE_EVERY_S, 60),
     ("a delay is told apart", delay.BOUNDARIES_S, (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)),
 ]

@@ -10,14 +10,14 @@ import pytest
 
 from otel_connect.capture.filters import BY_NETWORK, BY_PORT, BY_UID, NETWORK, NETWORK_FIELDS
 from otel_connect.capture.layout import (
-    ASKER,
-    ASKER_FIELDS,
     ATTEMPT,
     ATTEMPT_FIELDS,
     COUNTER_FIELDS,
     COUNTERS,
     EVENT,
     EVENT_FIELDS,
+    PACKET,
+    PACKET_FIELDS,
     TEXT,
     TEXT_BLOCK,
     TEXT_BLOCKS,
@@ -45,7 +45,7 @@ def compile_and_run(lines: Sequence[str], folder: Path) -> list[int]:
     [
         ("otc_event", EVENT_FIELDS, EVENT),
         ("otc_attempt", ATTEMPT_FIELDS, ATTEMPT),
-        ("otc_asker", ASKER_FIELDS, ASKER),
+        ("otc_packet", PACKET_FIELDS, PACKET),
         ("otc_counters", COUNTER_FIELDS, COUNTERS),
         ("otc_tally_key", TALLY_KEY_FIELDS, TALLY_KEY),
         ("otc_tally", TALLY_FIELDS, TALLY),

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import pytest
 from otel_connect.capture.child import Loaded
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.layout import ATTEMPT, ClockOffsets, decode_event
-from otel_connect.capture.loader import load_probes, probe_directory
+from otel_connect.capture.loader import Wanted, load_probes, probe_directory
 from otel_connect.capture.outcome import decide
 from otel_connect.config import CaptureConfig
 from otel_connect.encode.attributes import DURATION, RETRANSMITS, attempt_attributes
@@ -58,13 +58,13 @@ for _ in sys.stdin:
 """
 
 
-def load_without_ends(numbers: Mapping[str, int], typed: Mapping[str, int]) -> Loaded:
+def load_without_ends(wanted: Wanted) -> Loaded:
     with tempfile.TemporaryDirectory() as folder:
         probes = Path(shutil.copytree(probe_directory(), folder, dirs_exist_ok=True))
         program = (probes / "connect.c").read_text(encoding="utf-8")
         assert program.count(HANDLE_END) == 1
         (probes / "connect.c").write_text(program.replace(HANDLE_END, ";"), encoding="utf-8")
-        return load_probes(numbers, typed, probes)
+        return load_probes(wanted, probes)
 
 
 @contextmanager

@@ -117,7 +117,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         namespace.ip("addr add fd00:53::80/128 dev lo nodad")
         try:
             with Naming() as naming:
-                naming.listened(namespace.inode)
                 yield Place(namespace, tmp_path_factory.mktemp("etc"), naming)
         finally:
             somebody.kill()
@@ -188,7 +187,7 @@ def translated(place: Place, server: str, way: str) -> Iterator[str]:
         place.namespace.ip(f"route del {asked}/32")
 
 
-def test_a_name_server_whose_address_is_translated_gives_names_without_a_process(place: Place) -> None:
+def test_a_name_server_whose_address_is_translated(place: Place) -> None:
     """The packets bear the address that the question went to in the end, the socket the one that was asked for."""
     with NetworkNamespace() as beside:
         place.namespace.cable(beside, "moved", [("10.53.1.1/24", "10.53.1.53/24")])
@@ -197,16 +196,17 @@ def test_a_name_server_whose_address_is_translated_gives_names_without_a_process
             Resolver({"moved.test": [("A", "127.0.0.86")]}, beside, ["10.53.1.53"]),
         ):
             found = place.named(python("moved.test"), server=server)
-    assert found == ServerName("moved.test", "dns", "namespace")
+    assert found == ServerName("moved.test", "dns", "process")
 
 
-def test_a_translated_name_server_in_the_same_network_namespace_gives_no_names(place: Place) -> None:
-    """Its answers are translated back before they pass, its questions are not: they do not belong together."""
+def test_a_translated_name_server_in_the_same_network_namespace(place: Place) -> None:
+    """Its answers are translated back before they pass, its questions are not."""
     with (
         translated(place, "127.0.0.53", "dev lo") as server,
         Resolver({"moved.test": [("A", "127.0.0.87")]}, place.namespace),
     ):
-        assert place.named(python("moved.test"), server=server) is None
+        found = place.named(python("moved.test"), server=server)
+    assert found == ServerName("moved.test", "dns", "process")
 
 
 def test_two_names_of_an_address_belong_to_who_asked_for_them(place: Place) -> None:
@@ -230,7 +230,6 @@ def test_a_name_does_not_leave_its_network_namespace(place: Place) -> None:
 def test_what_a_flood_leaves_without_records_has_the_name_of_its_network_namespace(place: Place) -> None:
     config = CaptureConfig(process_rate=1, process_burst=8)
     with NetworkNamespace() as beside, Naming(config) as naming, Floods() as floods:
-        naming.listened(place.namespace.inode)
         with Resolver({"flood.test": [("A", "127.0.0.1")]}, place.namespace):
             assert place._replace(naming=naming).named(python("flood.test")) == ServerName(
                 "flood.test", "dns", "process"
@@ -280,12 +279,6 @@ def test_a_hosts_file_that_is_a_link_is_followed_inside_the_root_of_the_process(
     assert place.named([*mounted, *python("db.internal")]) == ServerName("db.internal", "hosts", "process")
 
 
-def test_a_namespace_that_appears_is_listened_in_and_is_free_when_it_is_left(place: Place) -> None:
-    with NetworkNamespace() as fresh, fresh.popen(["sleep", "infinity"]) as somebody:
-        place._replace(namespace=fresh).named(python("127.0.0.80"))  # by this the agent hears of it
-        place.naming.listened(fresh.inode)
-        with Resolver(RECORDS, fresh):
-            assert place._replace(namespace=fresh).named(python("web.test")) == ServerName("web.test", "dns", "process")
-        somebody.kill()
-        somebody.wait()
-        place.naming.left(fresh.inode)
+def test_a_namespace_that_appears_has_names_at_once(place: Place) -> None:
+    with NetworkNamespace() as fresh, Resolver(RECORDS, fresh):
+        assert place._replace(namespace=fresh).named(python("web.test")) == ServerName("web.test", "dns", "process")

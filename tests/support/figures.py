@@ -14,7 +14,7 @@ STATE = AgentState(
     silent=17,
     at_unix_ns=1_700_000_000_500_000_000,
     throttles=(ThrottleEvent(True, Withheld.PROCESS_RATE, 4242, 7, "wg\x1bet", 900, 1_700_000_000_000_000_000),),
-    names=NamesState(learned=11, unanswered=12, ignored={"failed": 13}, namespaces=14, dropped=15, askers_lost=16),
+    names=NamesState(learned=11, unanswered=12, ignored={"failed": 13}, lost=14),
 )
 OUTLET = Outlet(
     accounts={

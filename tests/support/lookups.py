@@ -37,12 +37,18 @@ def datagram(source: tuple[str, int], destination: tuple[str, int], payload: byt
     return struct.pack("!IHBB", 6 << 28, len(udp), IPPROTO_UDP, 64) + ends + udp
 
 
-def asked(message: dns.message.Message, *, at: int = BEGAN, client: tuple[str, int] = CLIENT) -> Segment:
-    """Make the packet in which a client sends a question."""
+def asked(
+    message: dns.message.Message,
+    *,
+    at: int = BEGAN,
+    client: tuple[str, int] = CLIENT,
+    process: tuple[int, int] | None = None,
+) -> Segment:
+    """Make the packet in which a client, a process if it is known, sends a question."""
     packet = datagram(client, SERVER, message.to_wire())
     segment = decode_segment(packet, NETNS, at, outgoing=True)
     assert segment is not None
-    return segment
+    return segment._replace(process=process)
 
 
 def answered(

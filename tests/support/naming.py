@@ -11,7 +11,6 @@ from typing import Self
 
 from otel_connect.agent import Agent
 from otel_connect.capture.kernel import KernelCapture
-from otel_connect.capture.packets import Packets, listen
 from otel_connect.config import CaptureConfig, EnrichConfig
 from otel_connect.enrich.asking import start_reader
 from otel_connect.figures import AgentState, NamesState
@@ -53,15 +52,12 @@ class Naming:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._capture = stack.enter_context(KernelCapture(self._config, os.getpid(), askers=True))
-            listening = listen()
-            assert listening is not None
-            self._packets: Packets = stack.enter_context(listening)
+            self._capture = stack.enter_context(KernelCapture(self._config, os.getpid(), names=True))
             self._output = Collected()
             reader = stack.enter_context(start_reader())
             reader.await_first()
             enricher = make_enricher(EnrichConfig(), backends=None, reader=reader, init=first_process())
-            agent = Agent(self._capture, enricher, self._output, 0.02, listening=self._packets)
+            agent = Agent(self._capture, enricher, self._output, 0.02, listening=self._capture.packets)
             self._stop = threading.Event()
             self._thread = threading.Thread(target=agent.run, args=(self._stop,))
             self._thread.start()
@@ -81,14 +77,6 @@ class Naming:
         assert self._output.state is not None
         assert self._output.state.names is not None
         return self._output.state.names
-
-    def listened(self, inode: int) -> None:
-        """Wait until packets of a network namespace are listened to; somebody has to be in it."""
-        await_until(lambda: inode in self._packets._sockets)
-
-    def left(self, inode: int) -> None:
-        """Wait until packets of a network namespace are listened to no more."""
-        await_until(lambda: inode not in self._packets._sockets, 30)
 
     def attempts(self, pid: int, count: int, port: int) -> list[Attempt]:
         """Wait for so many attempts of a process to a port."""

@@ -40,7 +40,7 @@ def test_an_answer_to_a_question_is_a_lookup() -> None:
     ask = question("Web.Test")
     lookups, (found,) = see(asked(ask), answered(answer(ask, ("web.test", 300, "A", "10.9.9.9"))))
     assert found.netns == NETNS
-    assert (found.client, found.server, found.at_unix_ns) == (CLIENT, SERVER[0], BEGAN + 1)
+    assert (found.process, found.at_unix_ns) == (None, BEGAN + 1)
     assert found.reply == Reply("web.test", ("10.9.9.9",), 300)
     assert not lookups.ignored
 
@@ -99,9 +99,25 @@ def test_an_answer_that_is_sent_from_here_is_none() -> None:
 
 def test_a_question_that_passes_through_is_not_of_here() -> None:
     incoming = asked(ASK, client=("172.17.0.2", 50_000))._replace(outgoing=False)
-    lookups, found = see(incoming, asked(ASK), RIGHT)
+    lookups, found = see(incoming, RIGHT)
     assert not found
-    assert lookups.ignored == {Ignored.FORWARDED: 1, Ignored.UNSOLICITED: 1}
+    assert lookups.ignored == {Ignored.UNSOLICITED: 1}
+
+
+def test_a_lookup_is_of_the_process_that_asked() -> None:
+    _, (found,) = see(asked(ASK, process=(12, 5)), RIGHT)
+    assert found.process == (12, 5)
+
+
+@pytest.mark.parametrize("dialled", [SERVER[0], "10.96.0.10"])
+def test_an_answer_comes_from_where_the_question_went_or_from_where_its_socket_is_connected(dialled: str) -> None:
+    question = asked(ASK)._replace(dialled="10.96.0.10")
+    for source, found in ((SERVER[0], True), ("10.96.0.10", True), ("10.96.0.11", False)):
+        assert bool(see(question, RIGHT._replace(source=source))[1]) is found
+    moved = question._replace(destination_port=5353)
+    for port, found in ((5353, True), (53, False), (54, False)):
+        assert bool(see(moved, RIGHT._replace(source_port=port))[1]) is found
+    assert len(see(question, RIGHT, RIGHT._replace(source=dialled))[1]) == 1, "once"
 
 
 def many(count: int, *, kind: str = "A", distinct: bool = False) -> dns.message.Message:

@@ -8,11 +8,11 @@ import dns.rcode
 import pytest
 
 from otel_connect.enrich.enricher import Enricher
-from otel_connect.enrich.names import Names, askers_by_tcp
-from otel_connect.model import Asker, ConnectEvent, Segment, ServerName
+from otel_connect.enrich.names import Names
+from otel_connect.model import ConnectEvent, Segment, ServerName
 from tests.support.enriching import make_enricher
 from tests.support.events import make_event
-from tests.support.lookups import BEGAN, CLIENT, NETNS, SERVER, answer, answered, asked, question
+from tests.support.lookups import BEGAN, CLIENT, NETNS, answer, answered, asked, question
 
 SECOND = 1_000_000_000
 ME, OTHER = (10, 1_000), (11, 2_000)
@@ -28,13 +28,17 @@ class HostsTable:
         return self.names.get((pid, address))
 
 
-def asker(process: tuple[int, int] = ME, *, at: int = BEGAN, port: int = CLIENT[1]) -> Asker:
-    return Asker(*process, NETNS, at, CLIENT[0], port, SERVER[0])
-
-
-def lookup(names: Names, name: str, *, at: int = BEGAN, port: int = CLIENT[1], ttl: int = 30) -> None:
+def lookup(
+    names: Names,
+    name: str,
+    *,
+    at: int = BEGAN,
+    port: int = CLIENT[1],
+    ttl: int = 30,
+    process: tuple[int, int] | None = None,
+) -> None:
     ask, client = question(name), (CLIENT[0], port)
-    names.see([asked(ask, at=at, client=client)])
+    names.see([asked(ask, at=at, client=client, process=process)])
     names.see([answered(answer(ask, (name, ttl, "A", "10.9.9.9")), at=at, client=client)])
 
 
@@ -48,14 +52,9 @@ def named(name: str, matched_by: str = "process", source: str = "dns") -> Server
     return ServerName(name, source, matched_by)
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_a_process_has_the_name_it_asked_for_whenever_it_is_told_of(early: bool) -> None:
+def test_a_process_has_the_name_it_asked_for() -> None:
     names = Names(HostsTable())
-    if early:
-        names.ask([asker()])
-    lookup(names, "web.test")
-    if not early:
-        names.ask([asker()])
+    lookup(names, "web.test", process=ME)
     assert names.of(attempt()) == named("web.test")
     assert names.of(attempt(OTHER)) == named("web.test", "namespace")
     assert names.of(attempt(netns=NETNS + 1)) == named("web.test"), "its own question, wherever it goes"
@@ -65,8 +64,7 @@ def test_a_process_has_the_name_it_asked_for_whenever_it_is_told_of(early: bool)
 def test_of_two_names_each_process_has_its_own_and_others_have_the_latest() -> None:
     names = Names(HostsTable())
     for process, name, port in ((ME, "one.test", 1), (OTHER, "two.test", 2)):
-        names.ask([asker(process, port=port)])
-        lookup(names, name, port=port)
+        lookup(names, name, port=port, process=process)
     later = BEGAN + SECOND
     assert names.of(attempt(ME, at=later)) == named("one.test")
     assert names.of(attempt(OTHER, at=later)) == named("two.test")
@@ -89,19 +87,12 @@ def test_a_name_is_valid_for_its_time_to_live_and_a_little_longer(ttl: int, vali
     assert names.of(attempt(at=BEGAN + valid_s * SECOND + 1)) is None
 
 
-def test_a_port_that_was_asked_from_long_ago_may_be_anothers_now() -> None:
-    names = Names(HostsTable())
-    names.ask([asker()])
-    lookup(names, "web.test", at=BEGAN + 31 * SECOND)
-    assert names.of(attempt(at=BEGAN + 32 * SECOND)) == named("web.test", "namespace")
-
-
 def test_the_hosts_file_comes_between_the_own_question_and_those_of_others() -> None:
     names = Names(HostsTable({(ME[0], "10.9.9.9"): "hosts.test"}))
     lookup(names, "web.test")
     assert names.of(attempt()) == named("hosts.test", "process", "hosts")
     assert names.of(attempt(OTHER)) == named("web.test", "namespace")
-    names.ask([asker()])
+    lookup(names, "web.test", port=9, process=ME)
     assert names.of(attempt()) == named("web.test")
 
 
@@ -138,28 +129,17 @@ def test_a_name_goes_with_the_port_that_was_asked_for_where_the_peers_is_another
     )
 
 
-def test_who_connects_to_a_name_server_asks_by_that_connection() -> None:
-    to_it = attempt(local_address=CLIENT[0], local_port=CLIENT[1], peer_address=SERVER[0], peer_port=53)
-    to_another_port = to_it._replace(pid=OTHER[0], process_start_boot_ns=OTHER[1], peer_port=54)
-    names = Names(HostsTable())
-    names.ask(askers_by_tcp([to_it, to_another_port, to_it._replace(local_port=None)]))
-    lookup(names, "web.test")
-    assert names.of(attempt()) == named("web.test")
-    assert names.of(attempt(OTHER)) == named("web.test", "namespace")
-
-
 def test_what_is_remembered_is_bounded() -> None:
     names = Names(HostsTable(), remembered=4)
     for number in range(20):
         ask = question(f"n{number}.test")
-        names.ask([asker((number, 1), port=number)])
         reply = answer(ask, (f"n{number}.test", 30, "A", f"10.9.9.{number}"))
-        names.see([asked(ask, client=(CLIENT[0], number)), answered(reply, client=(CLIENT[0], number))])
+        names.see([asked(ask, process=(number, 1)), answered(reply)])
     found: Sequence[ServerName | None] = [
         names.of(attempt((number, 1), requested_address=f"10.9.9.{number}", peer_address=None)) for number in range(20)
     ]
     assert [one is not None for one in found] == [False] * 16 + [True] * 4
-    assert names.state(1, 0, 0).learned == 20
+    assert names.state(0).learned == 20
 
 
 def test_another_enricher_takes_the_names_over() -> None:
@@ -168,7 +148,7 @@ def test_another_enricher_takes_the_names_over() -> None:
 
     former, latter = enricher(), enricher()
     ask = question()
-    former.overhear([], [asker()], [asked(ask), answered(answer(ask, ("web.test", 30, "A", "10.9.9.9")))])
+    former.overhear([asked(ask, process=ME), answered(answer(ask, ("web.test", 30, "A", "10.9.9.9")))])
     latter.inherit(former)
     assert latter.name(attempt()).server == named("web.test")
 
@@ -201,8 +181,8 @@ UNREADABLE: dict[str, list[Segment]] = {
 """What comes back to who asked for big.test, and says nothing."""
 
 
-def unreadable(names: Names, kind: str, *, at: int = BEGAN + 2) -> None:
-    names.see([asked(BIG, at=at)])
+def unreadable(names: Names, kind: str, *, at: int = BEGAN + 2, process: tuple[int, int] | None = ME) -> None:
+    names.see([asked(BIG, at=at, process=process)])
     names.see([one._replace(at_unix_ns=at + 1) for one in UNREADABLE[kind]])
 
 
@@ -210,24 +190,16 @@ def unreadable(names: Names, kind: str, *, at: int = BEGAN + 2) -> None:
 def names() -> Names:
     """Return those of a network namespace in which somebody else has asked for web.test."""
     made = Names(HostsTable({(12, "10.9.9.9"): "hosts.test"}))
-    made.ask([asker(OTHER, port=9)])
-    lookup(made, "web.test", port=9)
+    lookup(made, "web.test", port=9, process=OTHER)
     return made
 
 
 LATER = BEGAN + SECOND
 
 
-@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(
-    kind: str, early: bool, names: Names
-) -> None:
-    if early:
-        names.ask([asker()])
+def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(kind: str, names: Names) -> None:
     unreadable(names, kind)
-    if not early:
-        names.ask([asker()])
     assert names.of(attempt(at=LATER)) is None
     assert names.of(attempt(at=BEGAN - 3_000_000)) is None, "before any of that"
     assert names.of(attempt(OTHER, at=LATER)) == named("web.test")
@@ -235,10 +207,9 @@ def test_who_was_told_what_nobody_can_read_does_not_get_the_name_of_another(
 
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_once_it_is_told_again_and_can_be_read_the_names_of_others_count(kind: str, names: Names) -> None:
-    names.ask([asker()])
     unreadable(names, kind)
     again = BEGAN + 5 * SECOND
-    names.see([asked(question("BIG.test", identifier=9), at=again)])
+    names.see([asked(question("BIG.test", identifier=9), at=again, process=ME)])
     names.see([answered(answer(question("big.test", identifier=9), ("big.test", 1, "A", "10.8.0.1")), at=again)])
     assert names.of(attempt(at=again + 1)) == named("web.test", "namespace")
     assert names.of(attempt(at=again + 1, requested_address="10.8.0.1")) == named("big.test")
@@ -246,33 +217,29 @@ def test_once_it_is_told_again_and_can_be_read_the_names_of_others_count(kind: s
 
 @pytest.mark.parametrize("code", ["NXDOMAIN", "SERVFAIL", "NOERROR"])
 def test_who_was_told_nothing_at_all_may_have_the_name_of_another(code: str, names: Names) -> None:
-    names.ask([asker()])
     nothing = answer(BIG)
     nothing.set_rcode(dns.rcode.from_text(code))
-    names.see([asked(BIG), answered(nothing)])
+    names.see([asked(BIG, process=ME), answered(nothing)])
     assert names.of(attempt(at=LATER)) == named("web.test", "namespace")
 
 
 def test_the_own_name_and_that_of_the_hosts_file_stay(names: Names) -> None:
     for process, port in ((ME, CLIENT[1]), ((12, 3_000), 12)):
-        names.ask([asker(process, port=port)])
-        names.see([asked(BIG, client=(CLIENT[0], port))])
-    lookup(names, "own.test")
+        names.see([asked(BIG, client=(CLIENT[0], port), process=process)])
+    lookup(names, "own.test", process=ME)
     assert names.of(attempt(at=LATER)) == named("own.test")
     assert names.of(attempt((12, 3_000), at=LATER)) == named("hosts.test", "process", "hosts")
 
 
 def test_what_was_told_of_the_other_version_says_nothing_of_this_one(names: Names) -> None:
-    names.ask([asker()])
-    names.see([asked(question("big.test", "AAAA"))])
+    names.see([asked(question("big.test", "AAAA"), process=ME)])
     assert names.of(attempt(at=LATER)) == named("web.test", "namespace")
-    names.see([asked(question("big.test", "A"))])
+    names.see([asked(question("big.test", "A"), process=ME)])
     assert names.of(attempt(at=LATER)) is None
 
 
 def test_an_own_name_that_is_too_old_is_not_replaced_by_that_of_another(names: Names) -> None:
-    names.ask([asker()])
-    lookup(names, "own.test", ttl=1)
+    lookup(names, "own.test", ttl=1, process=ME)
     later = BEGAN + 62 * SECOND
     lookup(names, "web.test", port=9, at=later)
     assert names.of(attempt(at=later + 1)) is None
@@ -280,7 +247,6 @@ def test_an_own_name_that_is_too_old_is_not_replaced_by_that_of_another(names: N
 
 
 def test_after_a_day_what_could_not_be_read_counts_no_more(names: Names) -> None:
-    names.ask([asker()])
     unreadable(names, "malformed")
     later = BEGAN + 86_400 * SECOND + 10 * SECOND
     lookup(names, "web.test", port=9, at=later)
@@ -292,7 +258,7 @@ def test_after_a_day_what_could_not_be_read_counts_no_more(names: Names) -> None
     "kind", ["too many addresses", "too many names", "too long", "cut by the name server", "malformed"]
 )
 def test_where_nobody_knows_who_was_told_it_an_earlier_name_does_not_count_for_anybody(kind: str, names: Names) -> None:
-    unreadable(names, kind)
+    unreadable(names, kind, process=None)
     assert names.of(attempt(at=LATER)) is None
     assert names.of(attempt(OTHER, at=LATER)) == named("web.test"), "its own"
     again = BEGAN + 11 * SECOND
@@ -306,9 +272,8 @@ def test_a_question_of_nobody_knows_whom_takes_no_name_away_before_its_answer(na
 
 
 def test_of_many_open_questions_none_is_forgotten_for_being_old(names: Names) -> None:
-    names.ask([asker()])
     for number in range(40):
-        names.see([asked(question(f"n{number}.test", identifier=number), at=BEGAN + number)])
+        names.see([asked(question(f"n{number}.test", identifier=number), at=BEGAN + number, process=ME)])
     for number in range(20, 40):
         told = answer(question(f"n{number}.test", identifier=number))
         names.see([answered(told, at=BEGAN + 100 + number)])
