@@ -182,6 +182,7 @@ static __always_inline void fill_cause(struct otc_attempt *attempt, u64 sk, bool
 	struct otc_event *event = &attempt->event;
 	u32 error = 0, soft = 0, state = 0, locked = 0;
 	u64 socket = 0;
+	s32 queued;
 
 	LOAD(locked, sk, OFF_sock__sk_lock_owned);
 	if (locked)
@@ -190,10 +191,13 @@ static __always_inline void fill_cause(struct otc_attempt *attempt, u64 sk, bool
 	if (error && (sent || !locked))
 		event->sk_err = error;
 	LOAD(soft, sk, OFF_sock__sk_err_soft);
-	if (soft && soft != attempt->soft_error)
-		event->sk_err_soft = soft;
-	if (!event->sk_err && !event->sk_err_soft)
-		event->sk_err_soft = queued_error(attempt, sk);
+	if (soft)
+		event->sk_err_soft = soft == attempt->soft_error ? -soft : soft;
+	if (!event->sk_err && event->sk_err_soft <= 0) {
+		queued = queued_error(attempt, sk);
+		if (queued)
+			event->sk_err_soft = queued;
+	}
 	LOAD(event->shutdown, sk, OFF_sock__sk_shutdown);
 	LOAD(socket, sk, OFF_sock__sk_socket);
 	if (socket)
@@ -241,7 +245,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	LOAD(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
 	LOAD(attempt.soft_error, sk, OFF_sock__sk_err_soft);
 	call = calls.lookup(&thread);
-	if (call && call->protocol != OTC_IPPROTO_UDP) {
+	if (call) {
 		call->attempt = sk;
 		fill_call(event, call);
 	}

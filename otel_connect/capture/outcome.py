@@ -7,6 +7,7 @@ missed although connect() waited for it. Every outcome but ``unknown`` rests on 
 """
 
 import errno
+from socket import AF_INET6
 
 from otel_connect.model import ConnectEvent, Ending, EventFlag, Hook, Outcome, Verdict
 
@@ -57,7 +58,7 @@ def decide(event: ConnectEvent) -> Verdict:
 def _closed(event: ConnectEvent) -> Verdict:
     # A non-blocking caller that meets an ICMP error in connect() closes the socket before the error becomes
     # the socket's own. So an error that was seen counts before the close.
-    number = event.sk_err or event.sk_err_soft
+    number = event.sk_err or max(event.sk_err_soft, 0)
     if number:
         return Verdict(_BY_SOCKET_ERROR.get(number, Outcome.LOCAL_ERROR), number)
     if not event.flags & _LOCKED:
@@ -66,6 +67,10 @@ def _closed(event: ConnectEvent) -> Verdict:
     if event.socket_state == _SS_UNCONNECTED and event.shutdown & _SHUTDOWN_MASK != _SHUTDOWN_MASK:
         # connect() gave up by itself, and its return value was not seen (io_uring, 32-bit callers)
         return Verdict(Outcome.LOCAL_ERROR, None)
+    if event.sk_err_soft < 0 and event.family == AF_INET6:
+        # An ICMPv6 error of the same kind as one of an earlier attempt on the socket may have come again. One of
+        # ICMPv4 would be in the error queue, too.
+        return Verdict(Outcome.UNKNOWN, None)
     return Verdict(Outcome.ABANDONED, None)
 
 

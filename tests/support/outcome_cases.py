@@ -5,6 +5,7 @@ tests/kernel, the others name what a machine must have to show them.
 """
 
 import errno
+from socket import AF_INET6
 from typing import Any, NamedTuple
 
 from otel_connect.model import Ending, EventFlag, Hook, Outcome
@@ -138,6 +139,11 @@ CASES = (
                 Outcome.UNKNOWN, shown_by="none: close() waits for the lock"),
     OutcomeCase("RST, its error taken by SO_ERROR", closed(errno.ECONNREFUSED), Outcome.REFUSED, errno.ECONNREFUSED,
                 shown_by=TAKEN),
+    OutcomeCase("given up, with the ICMPv6 error of an earlier attempt",
+                given_up(sk_err_soft=-errno.ENETUNREACH, shutdown=CLOSED_BY_APPLICATION, family=AF_INET6),
+                Outcome.UNKNOWN),
+    OutcomeCase("given up, with the ICMP error of an earlier attempt",
+                given_up(sk_err_soft=-errno.ENETUNREACH, shutdown=CLOSED_BY_APPLICATION), Outcome.ABANDONED),
     OutcomeCase("ICMP, its error taken by SO_ERROR", closed(sk_err_soft=errno.EHOSTUNREACH), Outcome.UNREACHABLE,
                 errno.EHOSTUNREACH, shown_by=TAKEN),
     OutcomeCase("end missed, connect() returns: timed out", returned(errno.ETIMEDOUT, **END_MISSED),
