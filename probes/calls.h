@@ -22,26 +22,34 @@ struct call {
 /* Thread -> its connect() call. Inserted at sys_enter, deleted at sys_exit, which also runs on SIGKILL. */
 BPF_HASH(calls, u64, struct call, 16384);
 
-/* The socket of a descriptor of this task, or 0. */
-static __always_inline u64 socket_of(u32 fd)
+/* The beginning of a struct socket, and that of its struct sock, each read at once. */
+struct head {
+	u8 socket[OTC_SOCKET_BYTES] __attribute__((aligned(8)));
+	u8 sock[OTC_SOCK_BYTES] __attribute__((aligned(8)));
+};
+
+/* Read the socket of a descriptor of this task; false if it is none. */
+static __always_inline bool read_socket(struct head *head, u32 fd)
 {
-	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, socket = 0, back = 0;
+	u64 task = current_task(), files = 0, table = 0, array = 0, file = 0, socket = 0, sk = 0;
 	u32 size = 0;
 
-	READ(files, task, OFF_task_struct__files);
-	READ(table, files, OFF_files_struct__fdt);
-	READ(size, table, OFF_fdtable__max_fds);
+	LOAD_TASK(files, task, OFF_task_struct__files);
+	LOAD_TASK(table, files, OFF_files_struct__fdt);
+	LOAD_TASK(size, table, OFF_fdtable__max_fds);
 	if (fd >= size)
-		return 0;
-	READ(array, table, OFF_fdtable__fd);
+		return false;
+	LOAD_TASK(array, table, OFF_fdtable__fd);
 	READ(file, array, fd * sizeof(u64));
 	if (!file)
-		return 0;
+		return false;
 	READ(socket, file, OFF_file__private_data);
-	if (!socket)
-		return 0;
-	READ(back, socket, OFF_socket__file);
-	return back == file ? socket : 0; /* only a socket's private data points back */
+	if (!socket || bpf_probe_read_kernel(head->socket, OTC_SOCKET_BYTES, (void *)socket))
+		return false;
+	if (OF(head->socket, OFF_socket__file, u64) != file) /* only a socket's private data points back */
+		return false;
+	sk = OF(head->socket, OFF_socket__sk, u64);
+	return !bpf_probe_read_kernel(head->sock, OTC_SOCK_BYTES, (void *)sk);
 }
 
 /* Copy the address that the caller asks for, if its memory can be read now. */

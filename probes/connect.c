@@ -119,32 +119,29 @@ int packet_received(u64 *ctx)
 
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 {
-	u64 thread = bpf_get_current_pid_tgid(), socket;
+	u64 thread = bpf_get_current_pid_tgid();
 	struct otc_counters *count;
 	struct call call = {};
-	u16 family = 0, type = 0;
-	u32 socket_state = 0;
+	struct head head;
 	u8 tcp_state = 0;
+	u16 family;
 
 	if (thread >> 32 == OTC_OWN_PID)
 		return 0;
-	socket = socket_of(args->fd);
-	if (!socket)
+	if (!read_socket(&head, args->fd))
 		return 0;
-	READ(call.sk, socket, OFF_socket__sk);
-	READ(family, call.sk, OFF_sock__skc_family);
-	READ(type, socket, OFF_socket__type);
-	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
+	family = OF(head.sock, OFF_sock__skc_family, u16);
 	if (family != OTC_AF_INET && family != OTC_AF_INET6)
 		return 0;
-	if (type != SOCK_STREAM)
+	if (OF(head.socket, OFF_socket__type, u16) != SOCK_STREAM)
 		return 0;
+	call.sk = OF(head.socket, OFF_socket__sk, u64);
+	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
 	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
 		return 0;
 	call.write_seq = write_seq(&call); /* before the state, so that no beginning is between the two */
-	READ(socket_state, socket, OFF_socket__state);
 	READ(tcp_state, call.sk, OFF_sock__skc_state);
-	if (socket_state != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
+	if (OF(head.socket, OFF_socket__state, u32) != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
 		/* asks after a pending attempt, or is EISCONN; nothing stale may answer for it */
 		calls.delete(&thread);
 		return 0;

@@ -15,7 +15,6 @@
 
 #define SS_UNCONNECTED  1
 #define SOCK_STREAM     1
-#define SOCK_DGRAM      2
 #define O_NONBLOCK      04000
 #define PF_KTHREAD      0x00200000
 #define OTC_SHUT_BOTH   3 /* SHUTDOWN_MASK */
@@ -87,6 +86,14 @@ static __always_inline u32 network_order_32(u32 number)
 		else                                                                                           \
 			READ(destination, base, offset);                                                       \
 	} while (0)
+
+/* A member of a structure that was read as bytes. */
+#define OF(bytes, offset, type)                                                                                \
+	({                                                                                                     \
+		type member;                                                                                   \
+		__builtin_memcpy(&member, (bytes) + (offset), sizeof(member));                                 \
+		member;                                                                                        \
+	})
 
 /*
  * The address of something that only the loader knows: it puts it where these constants are

@@ -137,10 +137,19 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
     pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
     numbers["OTC_TYPED_TASK"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_get_current_task_btf") is not None)
     numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
+    numbers["OTC_SOCKET_BYTES"] = _end(
+        numbers, "OFF_socket__state", "OFF_socket__type", "OFF_socket__file", "OFF_socket__sk"
+    )
+    numbers["OTC_SOCK_BYTES"] = _end(numbers, "OFF_sock__skc_family")
     numbers["OTC_TASK_REGISTERS"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs") is not None)
     numbers["OTC_REGISTERS_BYTES"] = types.size("pt_regs")
     numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
     return numbers
+
+
+def _end(numbers: Mapping[str, int], *names: str) -> int:
+    """Return where the last of some members ends, which are eight bytes long at the most."""
+    return max(numbers[name] for name in names) + 8
 
 
 def _offsets(types: TypeInformation, members: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
