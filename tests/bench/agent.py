@@ -15,11 +15,10 @@ from tests.support.agent import RunningAgent
 _PATIENCE_S = 30
 # What is measured is the cost of every record, the look at the limits included.
 _LIMITS = """
-[capture]
-process_rate = 1000000
-process_burst = 1000000
-cgroup_rate = 1000000
-cgroup_burst = 1000000
+capture.process_rate = 1000000
+capture.process_burst = 1000000
+capture.cgroup_rate = 1000000
+capture.cgroup_burst = 1000000
 """
 _EVENT_NAME = b"\x62" + bytes((len(EVENT_NAME),)) + EVENT_NAME.encode()  # field 12 of LogRecord
 LEDGER = re.compile(r"logs: seen (\d+) = exported (\d+) \+ queued (\d+) \+ dropped (\d+)(?: \(.*?\))?(?P<rest>.*)")
@@ -99,20 +98,20 @@ class Memory(NamedTuple):
 class Watched:
     """A running agent, with its CPU time and memory."""
 
-    def __init__(self, endpoint: str) -> None:
-        with NamedTemporaryFile("w", suffix=".toml") as settings:  # which is read before it says that it captures
-            settings.write(_LIMITS)
-            settings.flush()
-            self._running = RunningAgent("--config", settings.name, "--output", "otlp", "--endpoint", endpoint)
-        self._pid = self._running.process.pid
+    def __init__(self, endpoint: str, settings: str = "") -> None:
+        with NamedTemporaryFile("w", suffix=".toml") as file:  # which is read before it says that it captures
+            file.write(_LIMITS + settings)
+            file.flush()
+            self._running = RunningAgent("--config", file.name, "--output", "otlp", "--endpoint", endpoint)
+        self.pid = self._running.process.pid
 
     def cpu_s(self) -> float:
         """CPU time of all threads since the start."""
-        return time.clock_gettime(~self._pid << 3 | 2)  # what clock_getcpuclockid(3) returns
+        return time.clock_gettime(~self.pid << 3 | 2)  # what clock_getcpuclockid(3) returns
 
     def memory(self) -> Memory:
         """Resident memory, now and at its peak."""
-        lines = Path(f"/proc/{self._pid}/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         now, peak = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
         return Memory(now, peak)

@@ -2,6 +2,15 @@
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Variant(NamedTuple):
+    """A way to run the agent whose cost is measured by itself."""
+
+    name: str
+    settings: str
+    """Lines of the configuration, each a dotted key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +20,7 @@ class Plan:
     agent_starts: int
     """Each gives two pairs of attached and detached measurements."""
     cycles: int
-    """Connects of one run of the load; calls of getppid are 40 times as many."""
+    """Connects of one run of the load; of what takes less time it makes a multiple."""
     repeats: int
     """Runs of a measurement, of which the median counts."""
     rounds: int
@@ -22,6 +31,8 @@ class Plan:
     """For how long the agent's CPU time is watched."""
     attempts: int
     """Attempts between the first and the last look at the agent's memory."""
+    variants: tuple[Variant, ...] = (Variant("names", ""), Variant("no names", "enrich.names = false"))
+    """The ways to run the agent that the cost of the probes is told for."""
     load_core: int = min(os.sched_getaffinity(0))
     agent_core: int = max(os.sched_getaffinity(0))
 

@@ -1,34 +1,43 @@
-"""What the probes cost: the same calls with the agent running and without it, in turn."""
+"""What the probes cost: the same calls with the agent running and without it, in turn, for each way to run it."""
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from otel_connect.capture.hooks import NAMES, STATE
 from tests.bench.agent import Backend, Ledger, Watched
 from tests.bench.figures import quartiles, table
 from tests.bench.load import Load
-from tests.bench.plan import Plan
+from tests.bench.plan import Plan, Variant
 
-_MODES = {
-    "accepted": "socket + connect + accept + close",
-    "refused": "socket + connect (refused) + close",
-    "getppid": "getppid, an unrelated call",
-}
-_FACTORS = {"accepted": 1, "refused": 1, "getppid": 40}
-_HOOKS = {hook for hook, _ in (*STATE, *NAMES)} | {"sys_enter_connect", "sys_exit_connect"}
-_OURS = len((*STATE, *NAMES)) + 2
-"""Programs that one agent has on them."""
+
+class Work(NamedTuple):
+    """What the load makes again and again."""
+
+    mode: str
+    label: str
+    factor: int
+    """Cycles for one of the plan's, so that every measurement takes about as long."""
+
+
+WORKS = (
+    Work("accepted", "socket + connect + accept + close", 1),
+    Work("refused", "socket + connect (refused) + close", 1),
+    Work("getppid", "getppid, an unrelated call", 40),
+)
+
+_HOOKS = {"inet_sock_set_state", "sys_enter_connect", "sys_exit_connect"}
+"""Every agent has a program on the first of these, whatever else it has."""
 
 
 class Sample(NamedTuple):
-    """One measurement of every mode, ns of CPU time a cycle."""
+    """One measurement of everything, ns of CPU time a cycle."""
 
-    times: dict[str, float]
+    times: dict[Work, float]
     disturbed: bool
-    """Somebody else's probes were on these hooks meanwhile: it says nothing."""
+    """Somebody else's probes were on our hooks meanwhile: it says nothing."""
 
 
 class Pair(NamedTuple):
@@ -38,67 +47,88 @@ class Pair(NamedTuple):
     attached: Sample
 
 
-class Cost(NamedTuple):
-    """The result: all pairs, and what the agents say about their totals."""
+@dataclass(slots=True)
+class Cost:
+    """What one way to run the agent costs: all pairs, and what its agents say about their totals."""
 
-    pairs: list[Pair]
-    ledgers: list[Ledger]
+    variant: Variant
+    pairs: list[Pair] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
         """Whether every attempt is accounted for, and none lost, and there is a pair to tell the cost by."""
         return bool(self._telling()) and all(ledger.holds for ledger in self.ledgers)
 
-    def render(self) -> str:
-        """Lay the table out."""
-        telling = self._telling()
-        rows = [(label, *_times(mode, telling), self._ratio(mode)) for mode, label in _MODES.items() if telling]
-        costs = table(("one core makes", "without", "with agent", "ratio (quartiles)"), rows)
-        left_out = len(self.pairs) - len(telling)
+    def row(self, work: Work) -> Sequence[str]:
+        """Return the cells for one kind of work; none without a pair to tell by."""
+        pairs = self._telling()
+        if not pairs:
+            return (work.label, self.variant.name, "–", "–", "–")
+        detached, attached = ([half.times[work] for half in halves] for halves in zip(*pairs, strict=True))
+        ratios = [with_agent / without for without, with_agent in zip(detached, attached, strict=True)]
+        return (work.label, self.variant.name, _time(detached), _time(attached), str(quartiles(ratios)))
+
+    def totals(self) -> str:
+        """Say how much the figures rest upon."""
+        telling = len(self._telling())
+        left_out = len(self.pairs) - telling
         return (
-            f"{costs}\n{len(telling)} pairs, {left_out} more left out because of others' probes;"
+            f"{self.variant.name}: {telling} pairs, {left_out} more left out because of others' probes;"
             f" {sum(ledger.seen for ledger in self.ledgers):,} attempts,"
             f" {sum(ledger.lost for ledger in self.ledgers)} lost"
         )
-
-    def _ratio(self, mode: str) -> str:
-        return str(quartiles([pair.attached.times[mode] / pair.detached.times[mode] for pair in self._telling()]))
 
     def _telling(self) -> list[Pair]:
         return [pair for pair in self.pairs if not (pair.detached.disturbed or pair.attached.disturbed)]
 
 
-def measure_cost(plan: Plan, load: Load, backend: Backend) -> Cost:
-    """Measure pairs, of which every second has its two halves the other way round."""
-    pairs: list[Pair] = []
-    ledgers = []
+class Costs(NamedTuple):
+    """The result, for each way to run the agent."""
+
+    costs: list[Cost]
+
+    @property
+    def holds(self) -> bool:
+        """Whether each of them holds."""
+        return all(cost.holds for cost in self.costs)
+
+    def render(self) -> str:
+        """Lay the table out."""
+        rows = [cost.row(work) for work in WORKS for cost in self.costs]
+        costs = table(("one core makes", "agent", "without", "with", "ratio (quartiles)"), rows)
+        return "\n".join([costs, *(cost.totals() for cost in self.costs)])
+
+
+def measure_cost(plan: Plan, load: Load, backend: Backend) -> Costs:
+    """Measure pairs of each variant in turn; every second pair has its two halves the other way round."""
+    costs = [Cost(variant) for variant in plan.variants]
     for _ in range(plan.agent_starts):
-        before = _sample(plan, load, attachments=0)
-        agent = Watched(backend.endpoint)
-        first, second = (_sample(plan, load, attachments=_OURS) for _ in range(2))
-        ledgers.append(agent.stop())
-        after = _sample(plan, load, attachments=0)
-        pairs += (Pair(before, first), Pair(after, second))
-    return Cost(pairs, ledgers)
+        for cost in costs:
+            before = _sample(plan, load)
+            agent = Watched(backend.endpoint, cost.variant.settings)
+            first, second = (_sample(plan, load, agent) for _ in range(2))
+            cost.ledgers.append(agent.stop())
+            after = _sample(plan, load)
+            cost.pairs += (Pair(before, first), Pair(after, second))
+    return Costs(costs)
 
 
-def _sample(plan: Plan, load: Load, attachments: int) -> Sample:
-    seen = {_attachments()}
-    runs = [
-        {mode: load.run(mode, plan.cycles * factor) for mode, factor in _FACTORS.items()} for _ in range(plan.repeats)
-    ]
-    times = {mode: median(run[mode] for run in runs) for mode in _MODES}
-    seen.add(_attachments())
-    return Sample(times, disturbed=seen != {attachments})
+def _sample(plan: Plan, load: Load, agent: Watched | None = None) -> Sample:
+    expected = set() if agent is None else {agent.pid}
+    seen = [_observers()]
+    runs = [{work: load.run(work.mode, plan.cycles * work.factor) for work in WORKS} for _ in range(plan.repeats)]
+    times = {work: median(run[work] for run in runs) for work in WORKS}
+    seen.append(_observers())
+    return Sample(times, disturbed=any(pids != expected for pids in seen))
 
 
-def _attachments() -> int:
-    """Count the programs on our hooks, whosever they are."""
+def _observers() -> set[int]:
+    """Return the processes that have programs on our hooks, whosever they are."""
     listing = subprocess.run(["bpftool", "-j", "perf"], check=True, stdout=subprocess.PIPE).stdout
-    return sum(one.get("tracepoint") in _HOOKS for one in json.loads(listing))
+    return {one["pid"] for one in json.loads(listing) if one.get("tracepoint") in _HOOKS}
 
 
-def _times(mode: str, pairs: Iterable[Pair]) -> Iterator[str]:
-    for half in ("detached", "attached"):
-        ns = median(getattr(pair, half).times[mode] for pair in pairs)
-        yield f"{ns:.0f} ns" if ns < 1000 else f"{ns / 1000:.1f} µs"
+def _time(times: Sequence[float]) -> str:
+    ns = median(times)
+    return f"{ns:.0f} ns" if ns < 1000 else f"{ns / 1000:.1f} µs"
