@@ -50,9 +50,9 @@ def measure_footprint(plan: Plan, load: Load, backend: Backend) -> Footprint:
     at_start = agent.memory()
     idle_share = _share(agent, lambda: time.sleep(plan.watch_s))
     usual = int(_USUAL_RATE * plan.watch_s)
-    usual_share = _share(agent, lambda: load.run("scattered", usual, _USUAL_RATE))
+    usual_share = _share(agent, lambda: load.run("connects", "scattered", usual, _USUAL_RATE))
     for made in range(0, plan.attempts, _PORTION):
-        load.run("scattered", _PORTION)
+        load.run("connects", "scattered", _PORTION)
         backend.await_log_records(usual + made + _PORTION)
     at_end = agent.memory()
     ledger, arrived = agent.stop(), backend.log_records

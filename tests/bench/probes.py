@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -16,17 +16,27 @@ from tests.bench.plan import Plan, Variant
 class Work(NamedTuple):
     """What the load makes again and again."""
 
+    program: str
     mode: str
     label: str
     factor: int
     """Cycles for one of the plan's, so that every measurement takes about as long."""
 
 
-WORKS = (
-    Work("accepted", "socket + connect + accept + close", 1),
-    Work("refused", "socket + connect (refused) + close", 1),
-    Work("getppid", "getppid, an unrelated call", 40),
+CONNECTING = (
+    Work("connects", "accepted", "socket + connect + accept + close", 1),
+    Work("connects", "refused", "socket + connect (refused) + close", 1),
 )
+OTHERS = (
+    Work("bystanders", "tcp", "64 bytes there and back, established TCP", 3),
+    Work("bystanders", "stream", "64 KiB written and read, established TCP", 1),
+    Work("bystanders", "udp", "64 bytes there and back, connected UDP", 4),
+    Work("bystanders", "unconnected", "64 bytes there and back, unconnected UDP", 4),
+    Work("bystanders", "files", "open + close, each of 10,000 files", 10),
+    Work("bystanders", "getppid", "getppid", 40),
+)
+_TABLES = {"one core makes": CONNECTING, "one core makes, not connecting": OTHERS}
+_ALL = (*CONNECTING, *OTHERS)
 
 _HOOKS = {"inet_sock_set_state", "sys_enter_connect", "sys_exit_connect"}
 """Every agent has a program on the first of these, whatever else it has."""
@@ -94,10 +104,17 @@ class Costs(NamedTuple):
         return all(cost.holds for cost in self.costs)
 
     def render(self) -> str:
-        """Lay the table out."""
-        rows = [cost.row(work) for work in WORKS for cost in self.costs]
-        costs = table(("one core makes", "agent", "without", "with", "ratio (quartiles)"), rows)
-        return "\n".join([costs, *(cost.totals() for cost in self.costs)])
+        """Lay the tables out: of those who connect, and of those who do not."""
+        tables = [
+            table((title, "agent", "without", "with", "ratio (quartiles)"), self._rows(works))
+            for title, works in _TABLES.items()
+        ]
+        return "\n\n".join([*tables, "\n".join(cost.totals() for cost in self.costs)])
+
+    def _rows(self, works: Sequence[Work]) -> Iterator[Sequence[str]]:
+        for work in works:
+            for cost in self.costs:
+                yield cost.row(work)
 
 
 def measure_cost(plan: Plan, load: Load, backend: Backend) -> Costs:
@@ -117,8 +134,11 @@ def measure_cost(plan: Plan, load: Load, backend: Backend) -> Costs:
 def _sample(plan: Plan, load: Load, agent: Watched | None = None) -> Sample:
     expected = set() if agent is None else {agent.pid}
     seen = [_observers()]
-    runs = [{work: load.run(work.mode, plan.cycles * work.factor) for work in WORKS} for _ in range(plan.repeats)]
-    times = {work: median(run[work] for run in runs) for work in WORKS}
+    runs = [
+        {work: load.run(work.program, work.mode, plan.cycles * work.factor) for work in _ALL}
+        for _ in range(plan.repeats)
+    ]
+    times = {work: median(run[work] for run in runs) for work in _ALL}
     seen.append(_observers())
     return Sample(times, disturbed=any(pids != expected for pids in seen))
 
