@@ -23,7 +23,7 @@ from tests.bench.spool import measure_spool
 def main() -> int:
     """Run the parts that were asked for, each of which ends with its table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only show that it works, within 40 s")
+    parser.add_argument("--quick", action="store_true", help="only show that it works, in about a minute")
     parser.add_argument("parts", nargs="*", choices=[[], *_PARTS], help="default: all", metavar="|".join(_PARTS))
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else WHOLE

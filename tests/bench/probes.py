@@ -40,6 +40,8 @@ _ALL = (*CONNECTING, *OTHERS)
 
 _HOOKS = {"inet_sock_set_state", "sys_enter_connect", "sys_exit_connect"}
 """Every agent has a program on the first of these, whatever else it has."""
+_MORE_STARTS = 4
+"""Of an agent, when others' probes disturbed every pair: mostly they are there for a short time only."""
 
 
 class Sample(NamedTuple):
@@ -68,11 +70,11 @@ class Cost:
     @property
     def holds(self) -> bool:
         """Whether every attempt is accounted for, and none lost, and there is a pair to tell the cost by."""
-        return bool(self._telling()) and all(ledger.holds for ledger in self.ledgers)
+        return bool(self.telling()) and all(ledger.holds for ledger in self.ledgers)
 
     def row(self, work: Work) -> Sequence[str]:
         """Return the cells for one kind of work; none without a pair to tell by."""
-        pairs = self._telling()
+        pairs = self.telling()
         if not pairs:
             return (work.label, self.variant.name, "–", "–", "–")
         detached, attached = ([half.times[work] for half in halves] for halves in zip(*pairs, strict=True))
@@ -81,7 +83,7 @@ class Cost:
 
     def totals(self) -> str:
         """Say how much the figures rest upon."""
-        telling = len(self._telling())
+        telling = len(self.telling())
         left_out = len(self.pairs) - telling
         return (
             f"{self.variant.name}: {telling} pairs, {left_out} more left out because of others' probes;"
@@ -89,7 +91,8 @@ class Cost:
             f" {sum(ledger.lost for ledger in self.ledgers)} lost"
         )
 
-    def _telling(self) -> list[Pair]:
+    def telling(self) -> list[Pair]:
+        """Return the pairs that nobody else's probes disturbed."""
         return [pair for pair in self.pairs if not (pair.detached.disturbed or pair.attached.disturbed)]
 
 
@@ -118,17 +121,24 @@ class Costs(NamedTuple):
 
 
 def measure_cost(plan: Plan, load: Load, backend: Backend) -> Costs:
-    """Measure pairs of each variant in turn; every second pair has its two halves the other way round."""
+    """Measure pairs of each variant in turn, and some more of one that others' probes disturbed every time."""
     costs = [Cost(variant) for variant in plan.variants]
-    for _ in range(plan.agent_starts):
-        for cost in costs:
-            before = _sample(plan, load)
-            agent = Watched(backend.endpoint, cost.variant.settings)
-            first, second = (_sample(plan, load, agent) for _ in range(2))
-            cost.ledgers.append(agent.stop())
-            after = _sample(plan, load)
-            cost.pairs += (Pair(before, first), Pair(after, second))
+    for cost in costs * plan.agent_starts:
+        _add_pairs(cost, plan, load, backend)
+    for cost in costs * _MORE_STARTS:
+        if not cost.telling():
+            _add_pairs(cost, plan, load, backend)
     return Costs(costs)
+
+
+def _add_pairs(cost: Cost, plan: Plan, load: Load, backend: Backend) -> None:
+    """Start one agent for two pairs, of which the second has its two halves the other way round."""
+    before = _sample(plan, load)
+    agent = Watched(backend.endpoint, cost.variant.settings)
+    first, second = (_sample(plan, load, agent) for _ in range(2))
+    cost.ledgers.append(agent.stop())
+    after = _sample(plan, load)
+    cost.pairs += (Pair(before, first), Pair(after, second))
 
 
 def _sample(plan: Plan, load: Load, agent: Watched | None = None) -> Sample:
