@@ -39,6 +39,10 @@ class Source(Tallies, Protocol):
     def hooks(self) -> Sequence[str]:
         """Name the hooks in use."""
 
+    @property
+    def probes(self) -> str:
+        """Name the set of probes that they are."""
+
     def drain(self) -> Drained:
         """Take what has ended."""
 
@@ -168,6 +172,7 @@ class Agent:
         """Say how it is going, now."""
         return AgentState(
             balance=self.balance(),
+            probes=self._source.probes,
             hooks=tuple(self._source.hooks),
             **self._source.fill()._asdict(),
             unnamed=self._unnamed + self._enricher.misses,

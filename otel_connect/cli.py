@@ -140,6 +140,7 @@ def doctor(file: Path | None) -> None:
     """
     from otel_connect import checks  # noqa: PLC0415 - the other commands start without these
     from otel_connect.capture.doctor import examine, of_configuration  # noqa: PLC0415
+    from otel_connect.capture.hooks import ProbeSet  # noqa: PLC0415
     from otel_connect.capture.kernel import KernelCapture  # noqa: PLC0415
 
     configuration = Configuration()
@@ -152,9 +153,9 @@ def doctor(file: Path | None) -> None:
         configuration = loaded.configuration
         checks.warn_of_doubts(loaded)
 
-    def attach() -> None:
-        with KernelCapture(configuration.capture, os.getpid()):
-            """Give them back at once."""
+    def attach() -> ProbeSet:
+        with KernelCapture(configuration.capture, os.getpid()) as capture:
+            return capture.probes
 
     findings = [*of_configuration(problems), *examine(configuration.enrich, attach)]
     for finding in findings:

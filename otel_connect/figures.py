@@ -27,6 +27,8 @@ class AgentState(NamedTuple):
     """What the loop knows of itself and of the kernel side."""
 
     balance: Balance
+    probes: str
+    """The set of probes in use: capture.hooks.ProbeSet."""
     hooks: tuple[str, ...]
     """Attached, by name."""
     in_progress_limit: int
@@ -124,7 +126,7 @@ class Figures(NamedTuple):
     outlet: Outlet
 
 
-NO_FIGURES = Figures(AgentState(Balance(0, 0, 0, 0, {}, 0), (), 0, 0, 0, 0, 0, 0), NO_OUTLET)
+NO_FIGURES = Figures(AgentState(Balance(0, 0, 0, 0, {}, 0), "", (), 0, 0, 0, 0, 0, 0), NO_OUTLET)
 """Before anything is known."""
 
 

@@ -95,7 +95,7 @@ def run_agent(
             reload_wanted=signals.take_reload,
         )
         pages.start(life.report())
-        _log.info("capturing every TCP connect attempt of this host, to %s", where)
+        _log.info("capturing every TCP connect attempt of this host, to %s (%s probes)", where, capture.probes)
         manager.ready(f"capturing, to {where}")
         output.event(started(capture.hooks))
         agent.run(signals, duration_s, life)

@@ -244,7 +244,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	fill_blocking(event, sk, true);
 	LOAD(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
 	LOAD(attempt.soft_error, sk, OFF_sock__sk_err_soft);
-	call = calls.lookup(&thread);
+	call = open_call_of(thread);
 	if (call) {
 		call->attempt = sk;
 		fill_call(event, call);
@@ -307,7 +307,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 	} else {
 		event->ending = OTC_CLOSED;
 		fill_cause(attempt, sk, sent);
-		call = calls.lookup(&thread);
+		call = open_call_of(thread);
 		if (!event->sk_err && event->flags & OTC_FLAG_LOCKED && call && call->attempt == sk) {
 			/* connect() itself gave up: its return value says why, no port for example */
 			event->flags |= OTC_FLAG_CLOSED_IN_CALL;
@@ -397,4 +397,24 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	READ(state, sk, OFF_sock__skc_state);
 	if (!returned && state == TCP_SYN_SENT)
 		event->flags |= OTC_FLAG_DEFERRED;
+}
+
+/* A connect() call returns. */
+static __always_inline void close_call(int returned)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct otc_counters *count;
+	struct call *call;
+
+	call = calls.lookup(&thread);
+	if (!call)
+		return;
+	count = this_cpu_counters();
+	if (!count)
+		return;
+	if (call->attempt)
+		returned_from(count, call, returned);
+	else if (is_final(-returned) && !reports_another(call))
+		local_failure(count, call, returned);
+	calls.delete(&thread);
 }

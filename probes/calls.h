@@ -8,7 +8,7 @@ struct call {
 	u64 enter_ns;
 	u64 sk;       /* the socket of the descriptor */
 	u64 attempt;  /* the sk that went to SYN_SENT inside this call: an MPTCP subflow's differs */
-	u64 sockaddr; /* the caller's pointer */
+	u64 sockaddr; /* a pointer: to the caller's memory, or for OTC_CALLS_BY_FUNCTION the kernel's */
 	u32 length;
 	u32 write_seq; /* of the socket as the call began */
 	u16 protocol;
@@ -28,19 +28,27 @@ struct head {
 	u8 sock[OTC_SOCK_BYTES] __attribute__((aligned(8)));
 };
 
-/* Read the socket of a descriptor of this task; false if it is none. */
-static __always_inline bool read_socket(struct head *head, u32 fd)
+/* The file of a descriptor of this task, or 0. */
+static __always_inline u64 file_of(u32 fd)
 {
-	u64 task = current_task(), files = 0, table = 0, array = 0, file = 0, socket = 0, sk = 0;
+	u64 task = current_task(), files = 0, table = 0, array = 0, file = 0;
 	u32 size = 0;
 
 	LOAD_TASK(files, task, OFF_task_struct__files);
 	LOAD_TASK(table, files, OFF_files_struct__fdt);
 	LOAD_TASK(size, table, OFF_fdtable__max_fds);
 	if (fd >= size)
-		return false;
+		return 0;
 	LOAD_TASK(array, table, OFF_fdtable__fd);
 	READ(file, array, fd * sizeof(u64));
+	return file;
+}
+
+/* Read the socket of a file; false if it is none. */
+static __always_inline bool read_socket(struct head *head, u64 file)
+{
+	u64 socket = 0;
+
 	if (!file)
 		return false;
 	READ(socket, file, OFF_file__private_data);
@@ -48,8 +56,8 @@ static __always_inline bool read_socket(struct head *head, u32 fd)
 		return false;
 	if (OF(head->socket, OFF_socket__file, u64) != file) /* only a socket's private data points back */
 		return false;
-	sk = OF(head->socket, OFF_socket__sk, u64);
-	return !bpf_probe_read_kernel(head->sock, OTC_SOCK_BYTES, (void *)sk);
+	return !bpf_probe_read_kernel(head->sock, OTC_SOCK_BYTES,
+				      (void *)OF(head->socket, OFF_socket__sk, u64));
 }
 
 /* Copy the address that the caller asks for, if its memory can be read now. */
@@ -59,12 +67,14 @@ static __always_inline void read_requested(struct call *call)
 		{}; /* a sockaddr_in6 up to its scope; a sockaddr_in has 16 and may end at an unmapped page */
 	long failed;
 
-	if (call->length >= 24) /* SIN6_LEN_RFC2133: the kernel does without the scope */
-		failed = bpf_probe_read_user(address, 24, (void *)call->sockaddr);
-	else if (call->length >= 16)
-		failed = bpf_probe_read_user(address, 16, (void *)call->sockaddr);
-	else
+	if (call->length < 16)
 		return;
+	if (OTC_CALLS == OTC_CALLS_BY_FUNCTION) /* it has a struct sockaddr_storage */
+		failed = bpf_probe_read_kernel(address, 24, (void *)call->sockaddr);
+	else if (call->length >= 24) /* SIN6_LEN_RFC2133: the kernel does without the scope */
+		failed = bpf_probe_read_user(address, 24, (void *)call->sockaddr);
+	else
+		failed = bpf_probe_read_user(address, 16, (void *)call->sockaddr);
 	if (failed)
 		return;
 	__builtin_memcpy(&call->requested_family, address, 2);
@@ -100,6 +110,53 @@ static __always_inline bool reports_another(struct call *call)
 	u32 number = write_seq(call);
 
 	return number && number != call->write_seq;
+}
+
+/* A connect() call begins, on a socket of TCP or MPTCP on which there is no attempt yet. */
+static __always_inline void open_call(u64 file, u64 sockaddr, u32 length)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct otc_counters *count;
+	struct call call = {};
+	struct head head;
+	u8 tcp_state = 0;
+	u16 family;
+
+	if (thread >> 32 == OTC_OWN_PID)
+		return;
+	if (!read_socket(&head, file))
+		return;
+	family = OF(head.sock, OFF_sock__skc_family, u16);
+	if (family != OTC_AF_INET && family != OTC_AF_INET6)
+		return;
+	if (OF(head.socket, OFF_socket__type, u16) != SOCK_STREAM)
+		return;
+	call.sk = OF(head.socket, OFF_socket__sk, u64);
+	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
+	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
+		return;
+	call.write_seq = write_seq(&call); /* before the state, so that no beginning is between the two */
+	READ(tcp_state, call.sk, OFF_sock__skc_state);
+	if (OF(head.socket, OFF_socket__state, u32) != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
+		/* asks after a pending attempt, or is EISCONN; nothing stale may answer for it */
+		calls.delete(&thread);
+		return;
+	}
+	call.enter_ns = bpf_ktime_get_ns();
+	call.sockaddr = sockaddr;
+	call.length = length;
+	if (call.protocol == IPPROTO_MPTCP)
+		call.flags |= OTC_FLAG_MPTCP;
+	read_requested(&call);
+	count = this_cpu_counters();
+	if (count && calls.update(&thread, &call))
+		COUNT(count->call_full);
+}
+
+/* The call of this thread, or 0. */
+static __always_inline struct call *open_call_of(u64 thread)
+{
+	return OTC_CALLS ? calls.lookup(&thread) : 0;
 }
 
 static __always_inline void fill_call(struct otc_event *event, struct call *call)

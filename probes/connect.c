@@ -117,64 +117,40 @@ int packet_received(u64 *ctx)
 	return 0;
 }
 
+#if OTC_CALLS == OTC_CALLS_BY_TRACEPOINT
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-	struct otc_counters *count;
-	struct call call = {};
-	struct head head;
-	u8 tcp_state = 0;
-	u16 family;
-
-	if (thread >> 32 == OTC_OWN_PID)
-		return 0;
-	if (!read_socket(&head, args->fd))
-		return 0;
-	family = OF(head.sock, OFF_sock__skc_family, u16);
-	if (family != OTC_AF_INET && family != OTC_AF_INET6)
-		return 0;
-	if (OF(head.socket, OFF_socket__type, u16) != SOCK_STREAM)
-		return 0;
-	call.sk = OF(head.socket, OFF_socket__sk, u64);
-	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
-	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
-		return 0;
-	call.write_seq = write_seq(&call); /* before the state, so that no beginning is between the two */
-	READ(tcp_state, call.sk, OFF_sock__skc_state);
-	if (OF(head.socket, OFF_socket__state, u32) != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
-		/* asks after a pending attempt, or is EISCONN; nothing stale may answer for it */
-		calls.delete(&thread);
-		return 0;
-	}
-	call.enter_ns = bpf_ktime_get_ns();
-	call.sockaddr = (u64)args->uservaddr;
-	call.length = args->addrlen;
-	if (call.protocol == IPPROTO_MPTCP)
-		call.flags |= OTC_FLAG_MPTCP;
-	read_requested(&call);
-	count = this_cpu_counters();
-	if (count && calls.update(&thread, &call))
-		COUNT(count->call_full);
+	open_call(file_of(args->fd), (u64)args->uservaddr, args->addrlen);
 	return 0;
 }
 
 TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 {
-	u64 thread = bpf_get_current_pid_tgid();
-	int returned = args->ret;
-	struct otc_counters *count;
-	struct call *call;
-
-	call = calls.lookup(&thread);
-	if (!call)
-		return 0;
-	count = this_cpu_counters();
-	if (!count)
-		return 0;
-	if (call->attempt)
-		returned_from(count, call, returned);
-	else if (is_final(-returned) && !reports_another(call))
-		local_failure(count, call, returned);
-	calls.delete(&thread);
+	close_call(args->ret);
 	return 0;
 }
+#endif
+
+#if OTC_CALLS == OTC_CALLS_BY_FUNCTION
+/* The arguments of __sys_connect_file(): the file, the address in the kernel's memory, its length, flags. */
+int connect_enters(u64 *ctx)
+{
+	u64 file = 0, address = 0, length = 0;
+
+	LOAD(file, ctx, 0);
+	LOAD(address, ctx, 8);
+	LOAD(length, ctx, 16);
+	open_call(file, address, length);
+	return 0;
+}
+
+/* The same, and what it returned. */
+int connect_returns(u64 *ctx)
+{
+	u64 returned = 0;
+
+	LOAD(returned, ctx, 32);
+	close_call((int)returned);
+	return 0;
+}
+#endif

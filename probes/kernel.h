@@ -46,6 +46,10 @@ static __always_inline u32 network_order_32(u32 number)
 #define ERESTART_FIRST 512 /* ERESTARTSYS .. ERESTART_RESTARTBLOCK: user space never sees them */
 #define ERESTART_LAST  516
 
+/* How connect() calls are seen, if they are: OTC_CALLS. */
+#define OTC_CALLS_BY_TRACEPOINT 1
+#define OTC_CALLS_BY_FUNCTION   2
+
 #define OTC_MMAPABLE  1024 /* BPF_F_MMAPABLE */
 #define OTC_ON_DEMAND 1    /* BPF_F_NO_PREALLOC: a trie has to have it */
 #define OTC_NO_WAKEUP 1    /* BPF_RB_NO_WAKEUP: the agent reads on a timer; a wakeup costs 7 times the probes */

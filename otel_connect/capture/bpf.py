@@ -10,6 +10,7 @@ import platform
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from enum import IntEnum
 
 from otel_connect.errors import ProbeError
 
@@ -26,13 +27,24 @@ _BATCH_ENTRIES = 1024  # more than any bucket has
 _KEY = struct.Struct("=Q")
 _INDEX = struct.Struct("=I")
 _INFO = struct.Struct("=IIQ")  # bpf_fd, info_len, info
-_TYPE_TRACING, _TRACE_RAW_TP = 26, 23
+_TYPE_TRACING = 26
+_LICENCE = b"Dual MIT/GPL"
+_NOTHING = struct.pack("=BBxxiBBxxi", 0xB7, 0, 0, 0x95, 0, 0)  # r0 = 0; exit
 # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, prog_name, expected_attach_type, attach_btf_id
 _PROG = struct.Struct("=IIQQIIQ8x16s4xI36xI4x")
 _NAME_BYTES = 15
 _LOG_BYTES = 1 << 24
 _PROG_INFO_BYTES = 232
 _RECURSION_MISSES_AT = 208  # of struct bpf_prog_info; since Linux 5.12
+
+
+class Attach(IntEnum):
+    """What a tracing program is attached to: enum bpf_attach_type."""
+
+    RAW_TRACEPOINT = 23
+    FENTRY = 24
+    FEXIT = 25
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -159,19 +171,19 @@ def _read_batch(command: int, batch: bytes) -> tuple[int, bool]:
     return count, more
 
 
-def load_typed(instructions: bytes, name: str, licence: str, btf_id: int) -> int:
-    """Load a program for the raw tracepoint whose typedef has this number, and return its descriptor.
+def load_tracing(instructions: bytes, name: str, kind: Attach, btf_id: int) -> int:
+    """Load a program for the raw tracepoint or the function whose type has this number, and return its descriptor.
 
     Raises OSError with the verifier's words, if it has any.
     """
     code = ctypes.create_string_buffer(instructions, len(instructions))
-    words = ctypes.create_string_buffer(licence.encode())
+    words = ctypes.create_string_buffer(_LICENCE)
     title = name.encode()[:_NAME_BYTES]
 
     def load(log_level: int, log: "ctypes.Array[ctypes.c_char] | None") -> int:
         place = (len(log), ctypes.addressof(log)) if log else (0, 0)
-        kind = (_TYPE_TRACING, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(words))
-        return _bpf(_PROG_LOAD, _PROG.pack(*kind, log_level, *place, title, _TRACE_RAW_TP, btf_id))
+        what = (_TYPE_TRACING, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(words))
+        return _bpf(_PROG_LOAD, _PROG.pack(*what, log_level, *place, title, kind, btf_id))
 
     try:
         return load(0, None)
@@ -183,8 +195,17 @@ def load_typed(instructions: bytes, name: str, licence: str, btf_id: int) -> int
         raise OSError(error.errno, ": ".join((str(error.strerror), *said[-1:]))) from error
 
 
-def attach_typed(program: int) -> int:
-    """Attach a program to its raw tracepoint; it stays attached until the descriptor returned is closed."""
+def may_load(kind: Attach, btf_id: int) -> bool:
+    """Try to load a program that does nothing: whether the kernel lets programs attach there."""
+    try:
+        os.close(load_tracing(_NOTHING, "trial", kind, btf_id))
+    except OSError:
+        return False
+    return True
+
+
+def attach_tracing(program: int) -> int:
+    """Attach a program to what it was loaded for; it stays attached until the descriptor returned is closed."""
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", 0, program, 0, 0))
 
 

@@ -19,7 +19,7 @@ _MEMBER = struct.Struct("=III")
 _ENUMERATOR = struct.Struct("=Ii")
 
 _ARRAY, _STRUCT, _UNION, _ENUM = 3, 4, 5, 6
-_FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 13, 14, 15, 17, 19
+_FUNC, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 12, 13, 14, 15, 17, 19
 _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG = 8, 9, 10, 11, 18
 _MODIFIERS = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG}
 
@@ -97,6 +97,11 @@ class TypeInformation:
         at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
         return self._typedefs.get(at - self._strings + 1) if at >= 0 else None
 
+    def function(self, wanted: str) -> int | None:
+        """Return the number of the function of that name, ``None`` when this kernel does not have it."""
+        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
+        return self._functions.get(at - self._strings + 1) if at >= 0 else None
+
     def enumerator(self, enumeration: str, wanted: str) -> int | None:
         """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""
         position = self._positions[self._enumerations.get(enumeration, 0)]
@@ -125,7 +130,9 @@ class TypeInformation:
         positions = [0]  # type 0 is void
         self._structures: dict[str, int] = {}
         self._enumerations: dict[str, int] = {}
-        self._typedefs: dict[int, int] = {}  # by the place of the name: there are thousands
+        # By the places of their names: there are thousands.
+        self._typedefs: dict[int, int] = {}
+        self._functions: dict[int, int] = {}
         blob = self._blob
         unpack = _TYPE.unpack_from
         while position < end:
@@ -135,6 +142,8 @@ class TypeInformation:
                 raise KeyError(kind)
             if kind == _STRUCT and name:
                 self._structures.setdefault(self._string(name), len(positions))
+            elif kind == _FUNC:
+                self._functions[name] = len(positions)
             elif kind == _TYPEDEF:
                 self._typedefs[name] = len(positions)
             elif kind == _ENUM and name:

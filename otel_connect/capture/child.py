@@ -24,19 +24,24 @@ MAPS = (
     *("filters", "filtered_uids", "filtered_ports", "filtered_networks"),
 )
 
-_LICENCE = "Dual MIT/GPL"
 _WIDE_LOAD = struct.Struct("=BBxxI4xI")  # both halves of BPF_LD | BPF_IMM | BPF_DW: code, registers, low, high
 _LOAD_64 = 0x18
 
 _INCLUDE = re.compile(r'#include "(\S+)"')
 
 
-class Typed(NamedTuple):
-    """A typed program: the raw tracepoint that it is for, its name, and the number of that tracepoint's type."""
+class Program(NamedTuple):
+    """A program whose arguments have types: what it is attached to, its name, and the number of the type of that."""
 
+    kind: bpf.Attach
     hook: str
     name: str
     btf_id: int
+
+    @property
+    def label(self) -> str:
+        """Name the hook as it is shown."""
+        return f"{bpf.Attach(self.kind).name.lower()}:{self.hook}"
 
 
 class Link(NamedTuple):
@@ -81,14 +86,14 @@ def joined(program: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def load(program: Path, flags: list[str], typed: Sequence[Typed], links: Sequence[Link]) -> Loaded:
+def load(program: Path, flags: list[str], typed: Sequence[Program], links: Sequence[Link]) -> Loaded:
     """Compile, load and attach the probes in ``program``; raises LoadError."""
     bcc = _bindings()
     library = importlib.import_module("bcc.libbcc").lib
     try:
         module = bcc.BPF(text=joined(program), cflags=flags)
         programs = {one.name: _load_typed(module, one, links) for one in typed}
-        hooks = {f"raw_tracepoint:{one.hook}/{one.name}": _attach_typed(programs[one.name], one) for one in typed}
+        hooks = {f"{one.label}/{one.name}": _attach_typed(programs[one.name], one) for one in typed}
     except LoadError:
         raise
     except Exception as error:  # bcc raises bare Exceptions
@@ -102,13 +107,13 @@ def load(program: Path, flags: list[str], typed: Sequence[Typed], links: Sequenc
     )
 
 
-def _load_typed(module: Any, one: Typed, links: Sequence[Link]) -> int:
+def _load_typed(module: Any, one: Program, links: Sequence[Link]) -> int:
     """Load what bcc has compiled: its own method knows no typed programs."""
     instructions = linked(module.dump_func(one.name.encode()), links)
     try:
-        return bpf.load_typed(instructions, one.name, _LICENCE, one.btf_id)
+        return bpf.load_tracing(instructions, one.name, one.kind, one.btf_id)
     except OSError as error:
-        detail = f"{one.name} was not loaded for raw_tracepoint {one.hook}: {error.strerror}"
+        detail = f"{one.name} was not loaded for {one.label}: {error.strerror}"
         raise LoadError("refused", detail) from error
 
 
@@ -123,11 +128,11 @@ def linked(instructions: bytes, links: Sequence[Link]) -> bytes:
     return bytes(code)
 
 
-def _attach_typed(program: int, one: Typed) -> int:
+def _attach_typed(program: int, one: Program) -> int:
     try:
-        return bpf.attach_typed(program)
+        return bpf.attach_tracing(program)
     except OSError as error:
-        detail = f"{one.name} was not attached to raw_tracepoint {one.hook}: {error.strerror}"
+        detail = f"{one.name} was not attached to {one.label}: {error.strerror}"
         raise LoadError("refused", detail) from error
 
 
@@ -146,7 +151,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     order = json.loads(sys.argv[2])
     try:
-        typed, links = [Typed(*one) for one in order["typed"]], [Link(*one) for one in order["links"]]
+        typed, links = [Program(*one) for one in order["typed"]], [Link(*one) for one in order["links"]]
         loaded = load(Path(order["program"]), order["flags"], typed, links)
     except LoadError as error:
         channel.sendall(json.dumps({"cause": error.cause, "detail": str(error)}).encode())

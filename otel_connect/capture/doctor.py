@@ -4,11 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from otel_connect.capture import preflight
+from otel_connect.capture.hooks import ProbeSet
 from otel_connect.capture.privileges import CAPABILITIES
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import ConfigError, OtelConnectError
 
 _PROBES = "probes compile, load and attach"
+_UNSEEN = {
+    ProbeSet.FEXIT: "not those of sendto() with MSG_FASTOPEN",
+    ProbeSet.TYPED: "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN",
+    ProbeSet.LITE: "none, because of capture.probes",
+}
 
 
 class Finding(NamedTuple):
@@ -34,8 +40,8 @@ def of_configuration(problems: Iterable[str]) -> list[Finding]:
     return wrong or [Finding("configuration", "", 0)]
 
 
-def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]:
-    """Look at everything in turn; ``attach`` loads the probes and gives them back, or raises ProbeError.
+def examine(config: EnrichConfig, attach: Callable[[], ProbeSet]) -> list[Finding]:
+    """Look at everything in turn; ``attach`` loads the probes, gives them back and says which, or raises ProbeError.
 
     What needs something that is missing is not tried: its refusal would be taken for a second fault.
     """
@@ -57,8 +63,18 @@ def examine(config: EnrichConfig, attach: Callable[[], object]) -> list[Finding]
         _tried("type information (BTF)", preflight.read_btf),
     ]
     wrong = any(finding.exit_code for finding in found)
-    found.append(_untried(_PROBES) if wrong else _tried(_PROBES, attach))
+    found += [_untried(_PROBES)] if wrong else _attached(attach)
     return [*found, *optional(config, effective)]
+
+
+def _attached(attach: Callable[[], ProbeSet]) -> Iterator[Finding]:
+    try:
+        probes = attach()
+    except OtelConnectError as error:
+        yield Finding(_PROBES, str(error), error.exit_code)
+        return
+    yield Finding(f"{_PROBES} ({probes})", "", 0)
+    yield Finding("failures before a SYN", _UNSEEN[probes], 0)
 
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:

@@ -1,19 +1,61 @@
-"""The raw tracepoints that typed programs are attached to, and what else of the kernel the programs are linked with."""
+"""What the probes are attached to: the sets of hooks, of which the best that a kernel allows is used.
 
-from collections.abc import Sequence
+Every set has the state hook, and fills the same record. They differ in how connect() calls are seen, which is where
+attempts that fail before their SYN are known from (docs/decisions/0067-sets-of-probes.md).
+"""
 
+from enum import StrEnum
+
+from otel_connect.capture.bpf import Attach, may_load
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import Link, Typed
+from otel_connect.capture.child import Link, Program
 from otel_connect.errors import ProbeError
+
+
+class ProbeSet(StrEnum):
+    """How connect() calls are seen."""
+
+    FEXIT = "fexit"
+    """At the beginning and end of the kernel's function for it: no other system call is made slower."""
+    TYPED = "typed"
+    """By the tracepoints of the system call."""
+    LITE = "lite"
+    """Not at all: attempts without a SYN are not seen."""
+
+    @property
+    def calls(self) -> int:
+        """Return OTC_CALLS of the probes."""
+        return {ProbeSet.LITE: 0, ProbeSet.TYPED: 1, ProbeSet.FEXIT: 2}[self]
+
 
 STATE_PROGRAMS = ("state_change", "state_change_again")
 RESET_PROGRAM = "receive_reset"
-STATE = (*(("inet_sock_set_state", name) for name in STATE_PROGRAMS), ("tcp_receive_reset", RESET_PROGRAM))
-"""Raw tracepoints and their programs, attached in this order; why the state hook has two: probes/connect.c."""
-NAMES = (("net_dev_queue", "packet_sent"), ("netif_receive_skb", "packet_received"))
+_RAW, _ENTRY, _EXIT = Attach.RAW_TRACEPOINT, Attach.FENTRY, Attach.FEXIT
+_CONNECT = "__sys_connect_file"
+_STATE = (
+    *((_RAW, "inet_sock_set_state", name) for name in STATE_PROGRAMS),
+    (_RAW, "tcp_receive_reset", RESET_PROGRAM),
+)
+_CALLS = ((_ENTRY, _CONNECT, "connect_enters"), (_EXIT, _CONNECT, "connect_returns"))
+_NAMES = ((_RAW, "net_dev_queue", "packet_sent"), (_RAW, "netif_receive_skb", "packet_received"))
 
 _PACKETS = 0x6F74632D6C696E01  # LINK_PACKETS of probes/kernel.h
 _MAP = 1  # BPF_PSEUDO_MAP_FD of linux/bpf.h
+
+
+def best_set(types: TypeInformation) -> ProbeSet:
+    """Choose the best set by trying to load a program that does nothing."""
+    function = types.function(_CONNECT)
+    return ProbeSet.FEXIT if function is not None and may_load(Attach.FEXIT, function) else ProbeSet.TYPED
+
+
+def find_programs(types: TypeInformation, probes: ProbeSet, *, names: bool) -> list[Program]:
+    """List the programs of a set, in the order in which they are attached.
+
+    Raises ProbeError naming the first hook that this kernel does not have.
+    """
+    wanted = (*_STATE, *(_CALLS if probes is ProbeSet.FEXIT else ()), *(_NAMES if names else ()))
+    return [Program(kind, hook, name, _number(types, kind, hook)) for kind, hook, name in wanted]
 
 
 def packets_link(descriptor: int) -> Link:
@@ -21,12 +63,9 @@ def packets_link(descriptor: int) -> Link:
     return Link(_PACKETS, _MAP, descriptor)
 
 
-def find_hooks(types: TypeInformation, hooks: Sequence[tuple[str, str]]) -> list[Typed]:
-    """Look up the types of raw tracepoints; raises ProbeError naming the first that this kernel does not have."""
-    found = []
-    for hook, program in hooks:
-        number = types.typedef(f"btf_trace_{hook}")
-        if number is None:
-            raise ProbeError(f"this kernel has no raw tracepoint {hook}; update the agent")
-        found.append(Typed(hook, program, number))
-    return found
+def _number(types: TypeInformation, kind: Attach, hook: str) -> int:
+    number = types.typedef(f"btf_trace_{hook}") if kind is _RAW else types.function(hook)
+    if number is None:
+        what = "raw tracepoint" if kind is _RAW else "function"
+        raise ProbeError(f"this kernel has no {what} {hook}; update the agent")
+    return number

@@ -16,11 +16,11 @@ from otel_connect.capture.child import Loaded
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.hooks import (
-    NAMES,
     RESET_PROGRAM,
-    STATE,
     STATE_PROGRAMS,
-    find_hooks,
+    ProbeSet,
+    best_set,
+    find_programs,
     packets_link,
 )
 from otel_connect.capture.layout import (
@@ -92,8 +92,9 @@ class KernelCapture:
         Attempts of the process ``own_pid`` are left out. With ``names`` the packets of name servers are taken,
         too. With ``command_args`` all arguments of processes are read, else only the first.
         """
-        preflight.check()
+        preflight.check(calls=config.probes != "lite")
         types = TypeInformation(preflight.read_btf())
+        self.probes = best_set(types) if config.probes == "auto" else ProbeSet(config.probes)
         numbers = find_offsets(types)
         cpus = os.sysconf("SC_NPROCESSORS_CONF")
         ring_bytes = max(config.ring_bytes, _PAGE)
@@ -105,19 +106,14 @@ class KernelCapture:
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             "OTC_MAX_FILTERS": MAX_FILTERS,
             "OTC_COMMAND_ARGS": int(command_args),
+            "OTC_CALLS": self.probes.calls,
             **bucket_numbers(config),
         }
         self._clocks = clocks or Clocks()
         self.packets = Packets(self._clocks) if names else None
-        wanted = Wanted(numbers, find_hooks(types, STATE))
-        if self.packets is not None:
-            wanted = Wanted(
-                numbers,
-                find_hooks(types, STATE + NAMES),
-                [packets_link(self.packets.map)],
-                [self.packets.map],
-            )
-        loaded = load(wanted)
+        maps = [] if self.packets is None else [self.packets.map]
+        programs = find_programs(types, self.probes, names=names)
+        loaded = load(Wanted(numbers, programs, [packets_link(number) for number in maps], maps))
         if self.packets is not None:
             self.packets.open()
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))

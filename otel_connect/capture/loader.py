@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from otel_connect.capture.child import Link, Loaded, Typed
+from otel_connect.capture.child import Link, Loaded, Program
 from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError
 
 _CHILD = "otel_connect.capture.child"
@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
 
     numbers: Mapping[str, int]
     """Macros of the probes."""
-    typed: Sequence[Typed]
+    typed: Sequence[Program]
     """In the order in which they are attached."""
     links: Sequence[Link] = ()
     descriptors: Sequence[int] = ()

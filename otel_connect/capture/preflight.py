@@ -19,13 +19,14 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 1 << 21, 1 << 38, 1 << 39
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, on every kernel: PROC_USER_INIT_INO of linux/proc_ns.h
 
 
-def check() -> None:
-    """Raise ProbeError or NotPermittedError for the first thing that is missing."""
+def check(*, calls: bool) -> None:
+    """Raise ProbeError or NotPermittedError for the first thing that is missing; ``calls``: for tracepoints, too."""
     effective = effective_capabilities()
     check_user_namespace(USER_NAMESPACE)
     check_capabilities(effective)
     check_lockdown(LOCKDOWN)
-    check_tracefs(TRACEFS)
+    if calls:
+        check_tracefs(TRACEFS)
     check_bpf()
 
 

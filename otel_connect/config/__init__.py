@@ -52,6 +52,8 @@ _DAY_S = 86_400
 class CaptureConfig(Section):
     """How the kernel side is sized and read."""
 
+    probes: Literal["auto", "fexit", "typed", "lite"] = "auto"
+    """Which hooks are used: the best that the kernel allows, or those of this set."""
     drain_interval_ms: Annotated[Whole, Field(ge=1, le=1000)] = 50
     """How often the ring is read; it must hold what a host attempts in that time."""
     ring_bytes: Annotated[Whole, Field(ge=_PAGE, le=1 << 30)] = 8 << 20

@@ -75,6 +75,7 @@ def status_document(report: Report, now_monotonic_s: float) -> dict[str, Any]:
         "uptime_s": round(now_monotonic_s - report.started_monotonic_s, 3),
         "report_age_s": round(now_monotonic_s - report.at_monotonic_s, 3),
         "output": report.output,
+        "probes": state.probes,
         "hooks": list(state.hooks),
         "balance": balance._asdict() | {"lost": dict(balance.lost), "difference": balance.difference},
         "in_progress_limit": state.in_progress_limit,

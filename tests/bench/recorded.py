@@ -38,6 +38,7 @@ class Recorded:
     """A source that gives readings of a ring, one at each drain, and stops the agent after the last."""
 
     hooks = ("recorded",)
+    probes = "recorded"
 
     def __init__(self, rings: Sequence[bytes], stop: Event) -> None:
         self._rings = list(reversed(rings))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ NOBODY = 0  # no process has this pid: nothing is left out
 
 
 @contextmanager
-def capturing(own_pid: int = NOBODY, **changes: int) -> Iterator[KernelCapture]:
+def capturing(own_pid: int = NOBODY, **changes: Any) -> Iterator[KernelCapture]:
     with KernelCapture(CaptureConfig(**changes), own_pid) as capture:
         yield capture
 

@@ -46,6 +46,7 @@ SCENARIOS = {
     "none": Scenario(lambda _: {}),
     "start": Scenario(
         lambda _: {
+            "capture.probes": "lite",
             "capture.ring_bytes": 1 << 18,
             "capture.max_in_progress": 1000,
             "capture.process_rate": 1,
@@ -199,6 +200,7 @@ def renamed_path(seen: Seen) -> bool:
 
 
 EFFECTS: dict[str, Effect] = {
+    "capture.probes": Effect("start", lambda seen: seen.status["probes"] == "lite"),
     "capture.drain_interval_ms": Effect("enrich", lambda seen: seen.delay_s > 0.3),
     "capture.ring_bytes": Effect("start", lambda seen: seen.status["ring"]["limit_bytes"] == 1 << 18),
     "capture.max_in_progress": Effect("start", lambda seen: seen.status["in_progress_limit"] == 1000),

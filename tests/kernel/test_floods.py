@@ -5,6 +5,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -194,7 +195,7 @@ def test_what_a_flood_is_told_is_what_is_counted(floods: Floods) -> None:
 def test_the_most_this_machine_can_make_is_counted_while_nobody_reads(
     floods: Floods, limited: bool, long_run: LongRun
 ) -> None:
-    limits = {} if limited else {"process_rate": 0, "cgroup_rate": 0}
+    limits: dict[str, Any] = {} if limited else {"process_rate": 0, "cgroup_rate": 0}
     with KernelCapture(CaptureConfig(ring_bytes=1 << 20, **limits), NOBODY) as capture:
         running = [floods.start(mode) for mode in ("accepted", "refused", "scattered")]
         time.sleep(BURST_S)  # how long it goes on, not what is waited for

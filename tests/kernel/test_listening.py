@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import RunningAgent
-from tests.support.network import NetworkNamespace
+from tests.support.status import Status, unix_listen
 
 pytestmark = pytest.mark.captures
 
@@ -21,11 +21,11 @@ def packet_sockets(pid: int) -> set[str]:
 
 @pytest.mark.parametrize("names", [True, False])
 def test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off(names: bool, tmp_path: Path) -> None:
-    file = tmp_path / "agent.toml"
-    file.write_text(f"[enrich]\nnames = {str(names).lower()}\n")
-    with NetworkNamespace(), RunningAgent("--output", "json", "--config", str(file)) as agent:
+    file, listen = tmp_path / "agent.toml", unix_listen(tmp_path)
+    file.write_text(f'[enrich]\nnames = {str(names).lower()}\n[serve]\nlisten = "{listen}"\n')
+    with RunningAgent("--output", "json", "--config", str(file)) as agent:
         pid = agent.process.pid
         assert packet_sockets(pid) == set()
         assert not Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        (capturing,) = [line for line in agent.errors if "capturing" in line]
-        assert all((hook in capturing) is names for hook in NAME_HOOKS)
+        hooks = Status(listen).document()["hooks"]
+        assert all((hook in hooks) is names for hook in NAME_HOOKS)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def load_without_ends(wanted: Wanted) -> Loaded:
 
 
 @contextmanager
-def capturing(own_pid: int = NOBODY, **changes: int) -> Iterator[KernelCapture]:
+def capturing(own_pid: int = NOBODY, **changes: Any) -> Iterator[KernelCapture]:
     with KernelCapture(CaptureConfig(**changes), own_pid, load=load_without_ends) as capture:
         yield capture
 

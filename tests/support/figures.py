@@ -6,6 +6,7 @@ from otel_connect.model import Balance, Signal, ThrottleEvent, Withheld
 BALANCE = Balance(seen=10, shown=4, in_progress=5, in_ring=0, lost={"kernel_ring_full": 1}, probe_missed=2)
 STATE = AgentState(
     balance=BALANCE,
+    probes="typed",
     hooks=("raw_tracepoint:inet_sock_set_state",),
     in_progress_limit=64,
     ring_bytes=176,

@@ -40,6 +40,7 @@ from tests.support.lookups import BEGAN, NETNS, answer, answered, asked, questio
 class FakeSource:
     """Gives prepared readings of the ring, then nothing; counts as the probes would."""
 
+    probes = "typed"
     hooks = ("fake",)
 
     def __init__(
