@@ -140,7 +140,7 @@ def doctor(file: Path | None) -> None:
     """
     from otel_connect import checks  # noqa: PLC0415 - the other commands start without these
     from otel_connect.capture.doctor import examine, of_configuration  # noqa: PLC0415
-    from otel_connect.capture.hooks import ProbeSet  # noqa: PLC0415
+    from otel_connect.capture.hooks import Sight  # noqa: PLC0415
     from otel_connect.capture.kernel import KernelCapture  # noqa: PLC0415
 
     configuration = Configuration()
@@ -153,9 +153,9 @@ def doctor(file: Path | None) -> None:
         configuration = loaded.configuration
         checks.warn_of_doubts(loaded)
 
-    def attach() -> ProbeSet:
+    def attach() -> Sight:
         with KernelCapture(configuration.capture, os.getpid()) as capture:
-            return capture.probes
+            return capture.sight
 
     findings = [*of_configuration(problems), *examine(configuration.enrich, attach)]
     for finding in findings:

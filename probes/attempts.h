@@ -244,7 +244,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	fill_blocking(event, sk, true);
 	LOAD(attempt.newest_error, sk, OFF_sock__sk_error_queue_prev);
 	LOAD(attempt.soft_error, sk, OFF_sock__sk_err_soft);
-	call = open_call_of(thread);
+	call = call_of(thread, sk);
 	if (call) {
 		call->attempt = sk;
 		fill_call(event, call);
@@ -307,7 +307,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 	} else {
 		event->ending = OTC_CLOSED;
 		fill_cause(attempt, sk, sent);
-		call = open_call_of(thread);
+		call = call_of(thread, sk);
 		if (!event->sk_err && event->flags & OTC_FLAG_LOCKED && call && call->attempt == sk) {
 			/* connect() itself gave up: its return value says why, no port for example */
 			event->flags |= OTC_FLAG_CLOSED_IN_CALL;
@@ -349,7 +349,7 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 static __always_inline bool is_final(int error)
 {
 	return error > 0 && !(error >= ERESTART_FIRST && error <= ERESTART_LAST) && error != EINTR &&
-	       error != EINPROGRESS && error != EALREADY && error != EISCONN;
+	       error != EINPROGRESS && error != EALREADY && error != EISCONN && error != ECANCELED;
 }
 
 /*
@@ -362,7 +362,8 @@ static __always_inline bool is_its_own(struct call *call, struct otc_event *even
 }
 
 /* connect() returned for an attempt that the state hook saw begin. */
-static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned)
+static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned,
+					  bool ring)
 {
 	struct otc_attempt *attempt;
 	struct otc_event *event;
@@ -378,7 +379,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	 * Mostly it has ended: on loopback the whole handshake runs inside the call. If its memory serves a
 	 * new attempt already, that is another thread's.
 	 */
-	if (event->tid != (u32)bpf_get_current_pid_tgid())
+	if (!ring && event->tid != (u32)bpf_get_current_pid_tgid())
 		return;
 	event->hooks |= OTC_HOOK_EXIT;
 	event->returned = returned;
@@ -399,22 +400,21 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		event->flags |= OTC_FLAG_DEFERRED;
 }
 
-/* A connect() call returns. */
-static __always_inline void close_call(int returned)
+/* A connect() call, or a request of io_uring, returns. */
+static __always_inline void close_call(u64 key, int returned)
 {
-	u64 thread = bpf_get_current_pid_tgid();
 	struct otc_counters *count;
 	struct call *call;
 
-	call = calls.lookup(&thread);
+	call = calls.lookup(&key);
 	if (!call)
 		return;
 	count = this_cpu_counters();
 	if (!count)
 		return;
 	if (call->attempt)
-		returned_from(count, call, returned);
+		returned_from(count, call, returned, call->sk == key);
 	else if (is_final(-returned) && !reports_another(call))
 		local_failure(count, call, returned);
-	calls.delete(&thread);
+	calls.delete(&key);
 }

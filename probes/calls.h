@@ -10,7 +10,6 @@ struct call {
 	u64 attempt;  /* the sk that went to SYN_SENT inside this call: an MPTCP subflow's differs */
 	u64 sockaddr; /* a pointer: to the caller's memory, or for OTC_CALLS_BY_FUNCTION the kernel's */
 	u32 length;
-	u32 write_seq; /* of the socket as the call began */
 	u16 protocol;
 	u16 requested_family;
 	u16 requested_port;
@@ -19,7 +18,10 @@ struct call {
 	u8 requested_address[16];
 };
 
-/* Thread -> its connect() call. Inserted at sys_enter, deleted at sys_exit, which also runs on SIGKILL. */
+/*
+ * Thread -> its connect() call; socket -> the request of io_uring to connect it. Inserted as it begins, deleted
+ * as it returns, which it also does on SIGKILL.
+ */
 BPF_HASH(calls, u64, struct call, 16384);
 
 /* The beginning of a struct socket, and that of its struct sock, each read at once. */
@@ -88,39 +90,31 @@ static __always_inline void read_requested(struct call *call)
 	call->flags |= OTC_FLAG_REQUESTED;
 }
 
-/* The number of the next byte that the socket sends, an MPTCP socket by its first subflow: a SYN takes one. */
-static __always_inline u32 write_seq(struct call *call)
-{
-	u64 sk = call->sk;
-	u32 number = 0;
-
-	if (call->protocol == IPPROTO_MPTCP)
-		READ(sk, call->sk, OFF_mptcp_sock__first);
-	READ(number, sk, OFF_tcp_sock__write_seq);
-	return number;
-}
-
 /*
  * Whether another thread has begun an attempt on the socket since this call began, so that the error of this
- * call is that attempt's. Only a SYN moves the number to anything but 0, to which connect() itself may set it
- * back.
+ * call is that attempt's: a socket without a connection sends nothing but a SYN. An MPTCP socket sends it by
+ * its first subflow.
  */
 static __always_inline bool reports_another(struct call *call)
 {
-	u32 number = write_seq(call);
+	u64 sk = call->sk, sent_ns = 0;
 
-	return number && number != call->write_seq;
+	if (call->protocol == IPPROTO_MPTCP)
+		READ(sk, call->sk, OFF_mptcp_sock__first);
+	READ(sent_ns, sk, OFF_tcp_sock__tcp_wstamp_ns);
+	return sent_ns >= call->enter_ns;
 }
 
-/* A connect() call begins, on a socket of TCP or MPTCP on which there is no attempt yet. */
-static __always_inline void open_call(u64 file, u64 sockaddr, u32 length)
+/* A connect() call begins, or a request of io_uring, on a socket of TCP or MPTCP without an attempt. */
+static __always_inline void open_call(u64 file, u64 sockaddr, u32 length, bool ring)
 {
-	u64 thread = bpf_get_current_pid_tgid();
+	u64 thread = bpf_get_current_pid_tgid(), key = thread;
 	struct otc_counters *count;
 	struct call call = {};
 	struct head head;
 	u8 tcp_state = 0;
 	u16 family;
+	u32 state;
 
 	if (thread >> 32 == OTC_OWN_PID)
 		return;
@@ -132,31 +126,36 @@ static __always_inline void open_call(u64 file, u64 sockaddr, u32 length)
 	if (OF(head.socket, OFF_socket__type, u16) != SOCK_STREAM)
 		return;
 	call.sk = OF(head.socket, OFF_socket__sk, u64);
+	if (ring)
+		key = call.sk;
 	READ(call.protocol, call.sk, OFF_sock__sk_protocol);
 	if (call.protocol != OTC_IPPROTO_TCP && call.protocol != IPPROTO_MPTCP)
 		return;
-	call.write_seq = write_seq(&call); /* before the state, so that no beginning is between the two */
+	call.enter_ns = bpf_ktime_get_ns(); /* before the state, so that no beginning is between the two */
 	READ(tcp_state, call.sk, OFF_sock__skc_state);
-	if (OF(head.socket, OFF_socket__state, u32) != SS_UNCONNECTED || tcp_state != TCP_CLOSE) {
+	state = OF(head.socket, OFF_socket__state, u32);
+	/* io_uring tries once more where the socket still says that an attempt is pending which has ended */
+	if ((state != SS_UNCONNECTED && !(ring && state == SS_CONNECTING)) || tcp_state != TCP_CLOSE) {
 		/* asks after a pending attempt, or is EISCONN; nothing stale may answer for it */
-		calls.delete(&thread);
+		calls.delete(&key);
 		return;
 	}
-	call.enter_ns = bpf_ktime_get_ns();
 	call.sockaddr = sockaddr;
 	call.length = length;
 	if (call.protocol == IPPROTO_MPTCP)
 		call.flags |= OTC_FLAG_MPTCP;
 	read_requested(&call);
 	count = this_cpu_counters();
-	if (count && calls.update(&thread, &call))
+	if (count && calls.update(&key, &call))
 		COUNT(count->call_full);
 }
 
-/* The call of this thread, or 0. */
-static __always_inline struct call *open_call_of(u64 thread)
+/* The call of this thread, or the request on this socket, or 0. */
+static __always_inline struct call *call_of(u64 thread, u64 sk)
 {
-	return OTC_CALLS ? calls.lookup(&thread) : 0;
+	struct call *call = OTC_CALLS ? calls.lookup(&thread) : 0;
+
+	return call || !OTC_RINGS ? call : calls.lookup(&sk);
 }
 
 static __always_inline void fill_call(struct otc_event *event, struct call *call)

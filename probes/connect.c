@@ -120,13 +120,56 @@ int packet_received(u64 *ctx)
 #if OTC_CALLS == OTC_CALLS_BY_TRACEPOINT
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 {
-	open_call(file_of(args->fd), (u64)args->uservaddr, args->addrlen);
+	open_call(file_of(args->fd), (u64)args->uservaddr, args->addrlen, false);
 	return 0;
 }
 
 TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 {
-	close_call(args->ret);
+	close_call(bpf_get_current_pid_tgid(), args->ret);
+	return 0;
+}
+#endif
+
+#if OTC_RINGS
+/* The tracepoint's argument is a request of io_uring that is about to be tried. Its file is not looked up yet.
+ */
+int ring_submits(u64 *ctx)
+{
+	u64 request = 0, address = 0;
+	u32 flags = 0, fd = 0, length = 0;
+	u8 operation = 0;
+
+	LOAD(request, ctx, 0);
+	LOAD(operation, request, OFF_io_kiocb__opcode);
+	if (operation != IORING_OP_CONNECT)
+		return 0;
+	LOAD(flags, request, OFF_io_kiocb__flags);
+	if (flags & REQ_F_FIXED_FILE) /* in a table of the ring's own */
+		return 0;
+	LOAD(fd, request, OFF_io_kiocb__fd);
+	READ(address, request, OFF_io_connect__addr);
+	READ(length, request, OFF_io_connect__addr_len);
+	open_call(file_of(fd), address, length, true);
+	return 0;
+}
+
+/* The tracepoint's arguments are a ring, a request of it, and what is said of its end. */
+int ring_completes(u64 *ctx)
+{
+	u64 request, completion, at = 0; /* `at` by turns, for want of room on the stack */
+	s32 result;
+
+	LOAD(request, ctx, 8);
+	READ(at, request, OFF_io_kiocb__opcode);
+	if (*(u8 *)&at != IORING_OP_CONNECT)
+		return 0;
+	LOAD(completion, ctx, 16);
+	LOAD(result, completion, OFF_io_uring_cqe__res);
+	READ(at, request, OFF_io_kiocb__file);
+	READ(at, at, OFF_file__private_data);
+	READ(at, at, OFF_socket__sk);
+	close_call(at, result);
 	return 0;
 }
 #endif
@@ -140,7 +183,7 @@ int connect_enters(u64 *ctx)
 	LOAD(file, ctx, 0);
 	LOAD(address, ctx, 8);
 	LOAD(length, ctx, 16);
-	open_call(file, address, length);
+	open_call(file, address, length, false);
 	return 0;
 }
 
@@ -150,7 +193,7 @@ int connect_returns(u64 *ctx)
 	u64 returned = 0;
 
 	LOAD(returned, ctx, 32);
-	close_call((int)returned);
+	close_call(bpf_get_current_pid_tgid(), returned);
 	return 0;
 }
 #endif

@@ -14,6 +14,7 @@
 #define TCP_CLOSE       7
 
 #define SS_UNCONNECTED  1
+#define SS_CONNECTING   2
 #define SOCK_STREAM     1
 #define O_NONBLOCK      04000
 #define PF_KTHREAD      0x00200000
@@ -43,8 +44,12 @@ static __always_inline u32 network_order_32(u32 number)
 #define ECONNREFUSED   111
 #define EALREADY       114
 #define EINPROGRESS    115
+#define ECANCELED      125
 #define ERESTART_FIRST 512 /* ERESTARTSYS .. ERESTART_RESTARTBLOCK: user space never sees them */
 #define ERESTART_LAST  516
+
+#define IORING_OP_CONNECT 16
+#define REQ_F_FIXED_FILE  1
 
 /* How connect() calls are seen, if they are: OTC_CALLS. */
 #define OTC_CALLS_BY_TRACEPOINT 1

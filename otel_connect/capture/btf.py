@@ -97,6 +97,11 @@ class TypeInformation:
         at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
         return self._typedefs.get(at - self._strings + 1) if at >= 0 else None
 
+    def parameters(self, typedef: int) -> int:
+        """Count the parameters of a type that is a pointer to a function, by the number of its typedef."""
+        pointer = self._target(self._bare(typedef))
+        return int(_TYPE.unpack_from(self._blob, self._positions[pointer])[1] & 0xFFFF)
+
     def function(self, wanted: str) -> int | None:
         """Return the number of the function of that name, ``None`` when this kernel does not have it."""
         at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
@@ -183,6 +188,9 @@ class TypeInformation:
                 return type_id
             type_id = target
         return 0
+
+    def _target(self, type_id: int) -> int:
+        return int(_TYPE.unpack_from(self._blob, self._positions[type_id])[2])
 
     def _string(self, offset: int) -> str:
         start = self._strings + offset

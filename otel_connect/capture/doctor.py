@@ -4,17 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from otel_connect.capture import preflight
-from otel_connect.capture.hooks import ProbeSet
+from otel_connect.capture.hooks import Sight
 from otel_connect.capture.privileges import CAPABILITIES
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import ConfigError, OtelConnectError
 
 _PROBES = "probes compile, load and attach"
-_UNSEEN = {
-    ProbeSet.FEXIT: "not those of sendto() with MSG_FASTOPEN",
-    ProbeSet.TYPED: "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN",
-    ProbeSet.LITE: "none, because of capture.probes",
-}
 
 
 class Finding(NamedTuple):
@@ -40,10 +35,11 @@ def of_configuration(problems: Iterable[str]) -> list[Finding]:
     return wrong or [Finding("configuration", "", 0)]
 
 
-def examine(config: EnrichConfig, attach: Callable[[], ProbeSet]) -> list[Finding]:
-    """Look at everything in turn; ``attach`` loads the probes, gives them back and says which, or raises ProbeError.
+def examine(config: EnrichConfig, attach: Callable[[], Sight]) -> list[Finding]:
+    """Look at everything in turn; ``attach`` loads the probes for a moment and says what they see.
 
-    What needs something that is missing is not tried: its refusal would be taken for a second fault.
+    It raises ProbeError when they cannot be loaded. What needs something that is missing is not tried: its refusal
+    would be taken for a second fault.
     """
     try:
         effective = preflight.effective_capabilities()
@@ -67,14 +63,14 @@ def examine(config: EnrichConfig, attach: Callable[[], ProbeSet]) -> list[Findin
     return [*found, *optional(config, effective)]
 
 
-def _attached(attach: Callable[[], ProbeSet]) -> Iterator[Finding]:
+def _attached(attach: Callable[[], Sight]) -> Iterator[Finding]:
     try:
-        probes = attach()
+        sight = attach()
     except OtelConnectError as error:
         yield Finding(_PROBES, str(error), error.exit_code)
         return
-    yield Finding(f"{_PROBES} ({probes})", "", 0)
-    yield Finding("failures before a SYN", _UNSEEN[probes], 0)
+    yield Finding(f"{_PROBES} ({sight.probes})", "", 0)
+    yield Finding("failures before a SYN", sight.unseen, 0)
 
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ attempts that fail before their SYN are known from (docs/decisions/0067-sets-of-
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 from otel_connect.capture.bpf import Attach, may_load
 from otel_connect.capture.btf import TypeInformation
@@ -28,6 +29,25 @@ class ProbeSet(StrEnum):
         return {ProbeSet.LITE: 0, ProbeSet.TYPED: 1, ProbeSet.FEXIT: 2}[self]
 
 
+class Sight(NamedTuple):
+    """What the probes in use see of failures before a SYN."""
+
+    probes: ProbeSet
+    rings: bool
+    """Whether requests of io_uring are seen, which FEXIT does without hooks of its own."""
+
+    @property
+    def unseen(self) -> str:
+        """Say whose failures are not seen."""
+        if self.probes is ProbeSet.LITE:
+            return "none, because of capture.probes"
+        if self.probes is ProbeSet.FEXIT:
+            return "not those of sendto() with MSG_FASTOPEN"
+        if self.rings:
+            return "not those of 32-bit programs, of sendto() with MSG_FASTOPEN, and of files that only a ring has"
+        return "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN"
+
+
 STATE_PROGRAMS = ("state_change", "state_change_again")
 RESET_PROGRAM = "receive_reset"
 _RAW, _ENTRY, _EXIT = Attach.RAW_TRACEPOINT, Attach.FENTRY, Attach.FEXIT
@@ -37,25 +57,44 @@ _STATE = (
     (_RAW, "tcp_receive_reset", RESET_PROGRAM),
 )
 _CALLS = ((_ENTRY, _CONNECT, "connect_enters"), (_EXIT, _CONNECT, "connect_returns"))
+_RINGS = ((_RAW, "io_uring_submit_req", "ring_submits"), (_RAW, "io_uring_complete", "ring_completes"))
 _NAMES = ((_RAW, "net_dev_queue", "packet_sent"), (_RAW, "netif_receive_skb", "packet_received"))
 
 _PACKETS = 0x6F74632D6C696E01  # LINK_PACKETS of probes/kernel.h
 _MAP = 1  # BPF_PSEUDO_MAP_FD of linux/bpf.h
 
 
-def best_set(types: TypeInformation) -> ProbeSet:
-    """Choose the best set by trying to load a program that does nothing."""
+def find_sight(types: TypeInformation, wanted: str) -> Sight:
+    """Choose the set of probes: the one that is wanted, or for ``auto`` the best that the kernel allows."""
+    probes = _best(types) if wanted == "auto" else ProbeSet(wanted)
+    return Sight(probes, rings=probes is ProbeSet.TYPED and _sees_rings(types))
+
+
+def _best(types: TypeInformation) -> ProbeSet:
+    """Try to load a program that does nothing: no version says what the policy of a host refuses."""
     function = types.function(_CONNECT)
     return ProbeSet.FEXIT if function is not None and may_load(Attach.FEXIT, function) else ProbeSet.TYPED
 
 
-def find_programs(types: TypeInformation, probes: ProbeSet, *, names: bool) -> list[Program]:
+def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[Program]:
     """List the programs of a set, in the order in which they are attached.
 
     Raises ProbeError naming the first hook that this kernel does not have.
     """
-    wanted = (*_STATE, *(_CALLS if probes is ProbeSet.FEXIT else ()), *(_NAMES if names else ()))
+    calls = (*(_CALLS if sight.probes is ProbeSet.FEXIT else ()), *(_RINGS if sight.rings else ()))
+    wanted = (*_STATE, *calls, *(_NAMES if names else ()))
     return [Program(kind, hook, name, _number(types, kind, hook)) for kind, hook, name in wanted]
+
+
+def _sees_rings(types: TypeInformation) -> bool:
+    """Whether the tracepoints of io_uring say what the probes of the set TYPED need: since Linux 6.10."""
+    completes = types.typedef("btf_trace_io_uring_complete")
+    # its context, the request and the completion; and what every tracepoint has first
+    return (
+        completes is not None
+        and types.parameters(completes) == 4
+        and types.typedef("btf_trace_io_uring_submit_req") is not None
+    )
 
 
 def packets_link(descriptor: int) -> Link:

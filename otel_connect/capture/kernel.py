@@ -18,9 +18,8 @@ from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.hooks import (
     RESET_PROGRAM,
     STATE_PROGRAMS,
-    ProbeSet,
-    best_set,
     find_programs,
+    find_sight,
     packets_link,
 )
 from otel_connect.capture.layout import (
@@ -94,7 +93,7 @@ class KernelCapture:
         """
         preflight.check(calls=config.probes != "lite")
         types = TypeInformation(preflight.read_btf())
-        self.probes = best_set(types) if config.probes == "auto" else ProbeSet(config.probes)
+        self.sight = find_sight(types, config.probes)
         numbers = find_offsets(types)
         cpus = os.sysconf("SC_NPROCESSORS_CONF")
         ring_bytes = max(config.ring_bytes, _PAGE)
@@ -106,13 +105,14 @@ class KernelCapture:
             "OTC_MAX_TALLIES": _MAX_TALLIES,
             "OTC_MAX_FILTERS": MAX_FILTERS,
             "OTC_COMMAND_ARGS": int(command_args),
-            "OTC_CALLS": self.probes.calls,
+            "OTC_CALLS": self.sight.probes.calls,
+            "OTC_RINGS": int(self.sight.rings),
             **bucket_numbers(config),
         }
         self._clocks = clocks or Clocks()
         self.packets = Packets(self._clocks) if names else None
         maps = [] if self.packets is None else [self.packets.map]
-        programs = find_programs(types, self.probes, names=names)
+        programs = find_programs(types, self.sight, names=names)
         loaded = load(Wanted(numbers, programs, [packets_link(number) for number in maps], maps))
         if self.packets is not None:
             self.packets.open()
@@ -131,6 +131,11 @@ class KernelCapture:
         self._turns = _Turns(loaded.maps)
         self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
+
+    @property
+    def probes(self) -> str:
+        """Name the set of probes in use."""
+        return self.sight.probes
 
     def __enter__(self) -> Self:
         """Nothing to do: the probes are attached already."""

@@ -43,7 +43,6 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_tcp_sock__srtt_us": ("tcp_sock", "srtt_us"),
     "OFF_tcp_sock__tcp_wstamp_ns": ("tcp_sock", "tcp_wstamp_ns"),
     "OFF_tcp_sock__total_retrans": ("tcp_sock", "total_retrans"),
-    "OFF_tcp_sock__write_seq": ("tcp_sock", "write_seq"),
     "OFF_net__inum": ("net", "ns.inum"),
     "OFF_socket__state": ("socket", "state"),
     "OFF_socket__type": ("socket", "type"),
@@ -99,6 +98,15 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
     "OTC_MPTCP": {
         "OFF_inet_connection_sock__icsk_ulp_data": ("inet_connection_sock", "icsk_ulp_data"),
         "OFF_mptcp_sock__first": ("mptcp_sock", "first"),
+    },
+    "OTC_IO_URING": {
+        "OFF_io_kiocb__file": ("io_kiocb", "file"),
+        "OFF_io_kiocb__opcode": ("io_kiocb", "opcode"),
+        "OFF_io_kiocb__flags": ("io_kiocb", "flags"),
+        "OFF_io_kiocb__fd": ("io_kiocb", "cqe.fd"),
+        "OFF_io_connect__addr": ("io_connect", "addr"),
+        "OFF_io_connect__addr_len": ("io_connect", "addr_len"),
+        "OFF_io_uring_cqe__res": ("io_uring_cqe", "res"),
     },
     "OTC_CALL_NUMBER": {  # x86
         "OFF_pt_regs__orig_ax": ("pt_regs", "orig_ax"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_connect.capture.doctor import examine, optional
-from otel_connect.capture.hooks import ProbeSet
+from otel_connect.capture.hooks import Sight
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import ProbeError
 from tests.support import refused_call
@@ -34,7 +34,7 @@ def test_all_is_well_for_root() -> None:
     unseen = "not those of sendto() with MSG_FASTOPEN"
     if not fexit:
         assert "ok      probes compile, load and attach (typed)" in lines
-        unseen = "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN"
+        unseen = "not those of 32-bit programs, of sendto() with MSG_FASTOPEN, and of files that only a ring has"
     assert [line for line in lines if not line.startswith("ok")] == [f"without failures before a SYN: {unseen}"]
     assert "ok      names of peers" in lines
 
@@ -260,7 +260,7 @@ def test_each_capability_has_its_own_line(config: EnrichConfig, lacking: int, sa
 
 
 def test_probes_that_do_not_load_are_wrong() -> None:
-    def refuse() -> ProbeSet:
+    def refuse() -> Sight:
         raise ProbeError("the kernel refused the probes")
 
     finding = next(one for one in examine(EnrichConfig(), refuse) if one.subject.startswith("probes"))
