@@ -20,12 +20,15 @@ def packet_sockets(pid: int) -> set[str]:
 
 
 @pytest.mark.parametrize("names", [True, False])
-def test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off(names: bool, tmp_path: Path) -> None:
+def test_names_take_no_packet_socket_and_no_process_of_their_own_and_can_be_switched_off(
+    names: bool, tmp_path: Path
+) -> None:
     file, listen = tmp_path / "agent.toml", unix_listen(tmp_path)
     file.write_text(f'[enrich]\nnames = {str(names).lower()}\n[serve]\nlisten = "{listen}"\n')
     with RunningAgent("--output", "json", "--config", str(file)) as agent:
         pid = agent.process.pid
-        assert packet_sockets(pid) == set()
-        assert not Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        processes = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        assert len(processes) == 2  # it and its reader
+        assert [packet_sockets(one) for one in processes] == [set(), set()]
         hooks = Status(listen).document()["hooks"]
         assert all((hook in hooks) is names for hook in NAME_HOOKS)
