@@ -40,6 +40,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
+def hidden_ends(request: pytest.FixtureRequest) -> HiddenEnds:
+    """Return the ends of attempts that this machine has hidden from every probe during this run of the tests."""
+    return request.config.stash[HIDDEN]
+
+
+@pytest.fixture
 def long_run(record_property: Callable[[str, object], None]) -> soak.LongRun:
     """Say what a test with a long form did: a row of the table in docs/reliability.md."""
 

@@ -7,11 +7,15 @@ ends unseen. It cannot be avoided, but it can be told apart from a fault: the ke
 """
 
 import os
+import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from otel_connect.capture.preflight import TRACEFS
+
+_PEER = re.compile(r" inet_sock_set_state: .* dport=(\d+) .* daddr=([\d.]+) .* daddrv6=([\da-f:.]+) ")
 
 
 class HiddenEnds:
@@ -30,7 +34,9 @@ class HiddenEnds:
                 folder.mkdir()
                 self._folder = folder
                 (folder / "buffer_size_kb").write_text("256")
-                (self._event / "filter").write_text(f"oldstate == 2 && ({threads})")  # SYN_SENT
+                (self._event / "filter").write_text(
+                    f"(oldstate == 2 || oldstate == 3) && ({threads})"
+                )  # SYN_SENT, SYN_RECV
                 (self._event / "enable").write_text("1")
                 break
         return self
@@ -48,6 +54,14 @@ class HiddenEnds:
         if self._folder is None:
             return 0
         return (self._folder / "trace").read_text(errors="replace").count(" inet_sock_set_state: ")
+
+    @property
+    def peers(self) -> Counter[tuple[str, int]]:
+        """How many attempts to each peer had such an end, by address and port; a v4-mapped address is dotted."""
+        if self._folder is None:
+            return Counter()
+        found = _PEER.findall((self._folder / "trace").read_text(errors="replace"))
+        return Counter((address if six.startswith("::ffff:") else six, int(port)) for port, address, six in found)
 
     @staticmethod
     def _remove_stale() -> None:
