@@ -18,9 +18,11 @@ from tests.support.answers import (
     EADDRNOTAVAIL,
     ESTABLISHED,
     TIMED_OUT,
+    UNKNOWN,
     End,
     earliest_answer_s,
     expected_end,
+    is_kept,
     is_local,
     leaves_soft_error,
 )
@@ -58,12 +60,16 @@ class _Attempt:
         self.left = {expected_end(one) for one in earlier if leaves_soft_error(one)}
         """Soft errors that earlier attempts may have left, which the kernel reports instead of ETIMEDOUT."""
         self.ends: frozenset[End | None] | None = None
+        self.taken = False
+        """SO_ERROR has taken an error, and perhaps before the state changed."""
         self.failed = False
         """The socket was seen closed, and nothing has said yet by which error."""
 
     def settle(self, *ends: End) -> None:
         if self.ends is None:
             self.ends = frozenset(ends)
+            if self.taken and not is_kept(self.aim) and not self.ends <= {ABANDONED, ESTABLISHED}:
+                self.ends |= {UNKNOWN}
 
     @property
     def answers(self) -> set[End]:
@@ -205,8 +211,10 @@ class _Socket:
             self._first_call(begun, got)
         elif self._stage == _CONNECTING and got not in _STILL_PENDING:
             attempt = self._attempts[-1]
-            if got != errno.ECONNABORTED or attempt.ends is None:  # it is that if SO_ERROR has taken the error
+            if got != errno.ECONNABORTED:
                 attempt.tell(got)
+            elif attempt.taken:  # by SO_ERROR; else that has been told
+                attempt.settle(*attempt.answers)
             self._stage = _FREE if got else _CONNECTED
         if self._last:
             self._last.look(line["state"])
@@ -231,6 +239,7 @@ class _Socket:
         if self._stage != _CONNECTING or not line["result"]:
             return
         *earlier, attempt = self._attempts
+        attempt.taken |= line["before"] == _SYN_SENT
         if line["state"] == _SYN_SENT and any(expected_end(one.aim)[1] == line["result"] for one in earlier):
             return  # a soft error, which no new attempt clears: it may be from the one before
         attempt.tell(line["result"])

@@ -75,3 +75,12 @@ def is_local(aim: Aim) -> bool:
 def leaves_soft_error(aim: Aim) -> bool:
     """Say whether its answer may stay on the socket after the attempt (``sk_err_soft``)."""
     return aim.kind in _BY_ICMP
+
+
+def is_kept(aim: Aim) -> bool:
+    """Say whether the kernel keeps a trace of its error that SO_ERROR does not take away.
+
+    SO_ERROR can take an error before the state changes. Of a RST there is the mark of the probes, an ICMP error is
+    in the queue of the socket; but an ICMPv6 error is not, and a timeout leaves nothing.
+    """
+    return aim.kind is not Answer.SILENT and (":" not in aim.target.address or not leaves_soft_error(aim))

@@ -21,6 +21,8 @@ Life = tuple[int, str, list[Step]]
 
 LONGEST_POLL_MS = 8000  # longer than a silent peer takes to time out, on a busy machine too
 
+SPIN_MS = 40  # longer than the scripted peer takes, mostly
+
 LISTENER, CLOSED, NEIGHBOURLESS, ROUTED, OCCUPIED = "listener", "closed", "neighbourless", "routed", "occupied"
 ROUTES = ("prohibit", "unreachable", "blackhole", "none")
 _ICMP = (Answer.NET_UNREACHABLE, Answer.HOST_UNREACHABLE, Answer.PORT_UNREACHABLE, Answer.PROHIBITED)
@@ -107,7 +109,12 @@ class _Writer:
 
     def raced_aim(self, family: Family) -> int:
         """Choose a target whose SYNs tell how many attempts there were: each is answered in time."""
-        answer = self.random.choice((Answer.ACCEPT, Answer.REFUSE, Answer.HOST_UNREACHABLE))
+        answer = self.random.choice((Answer.ACCEPT, Answer.REFUSE))
+        return self._add(self._peer(family, Behaviour(answer, self.random.choice(_ICMP_DELAYS_S))))
+
+    def failing_aim(self, family: Family) -> int:
+        """Choose a target that fails while the program asks for the error without a pause."""
+        answer = self.random.choice((Answer.REFUSE, Answer.HOST_UNREACHABLE, Answer.PROHIBITED))
         return self._add(self._peer(family, Behaviour(answer, self.random.choice(_ICMP_DELAYS_S))))
 
     def occupied_aim(self, family: Family) -> tuple[int, int]:
@@ -164,15 +171,16 @@ class _Lives:
         self._may_fork = may_fork
         self._alone = alone
         self._family = Family.IPV4
+        self._occupied: int | None = None
 
     def life(self, number: int) -> Life:
         """Plan a socket from its making to its end."""
         self._family = self._random.choice(list(Family))
         steps: list[Step] = []
-        if not self._alone and self._chance(0.04):
-            aim, port = self._writer.occupied_aim(self._family)
-            steps += [["bind", port], ["connect", aim]]
-            self._writer.planned += 1
+        self._occupied = None
+        if not self._alone and self._chance(0.08):
+            self._occupied, port = self._writer.occupied_aim(self._family)
+            steps.append(["bind", port])
         elif self._chance(0.2):
             steps.append(["bind"])
         if self._chance(0.05):
@@ -185,7 +193,13 @@ class _Lives:
         return number, "IPv4" if self._family is Family.IPV4 else "IPv6", steps + self._chosen([["linger"]], 0.2)
 
     def _attempt(self) -> list[Step]:
-        kind = self._random.choices(("plain", "race", "watched"), (84, 6 if not self._alone else 0, 10))[0]
+        weights = (74, 10, 10, 6 if not self._alone else 0)
+        kind = self._random.choices(("plain", "watched", "spun", "race"), weights)[0]
+        if kind == "spun":
+            aim = self._writer.failing_aim(self._family)
+            return [["blocking", False], ["connect", aim], ["spin", SPIN_MS], *self._conclude(aim)]
+        if kind == "race" and self._chance(0.5):
+            return [["blocking", False], ["unspec"], ["overtaken", self._writer.raced_aim(self._family)], ["unspec"]]
         if kind == "race":
             return [
                 ["blocking", True],
@@ -199,6 +213,8 @@ class _Lives:
             watched = ["watched", self._writer.slow_aim(self._family), action]
             return [["blocking", True], ["unspec"], watched, *self._chosen([["unspec"]], 0.5)]
         aim = self._writer.aim(self._family, scripted=self._alone)
+        if self._occupied is not None and self._chance(0.5):
+            aim = self._occupied
         if self._chance(0.35):
             return [["blocking", True], ["connect", aim], *self._meddle(aim, 1)]
         return [["blocking", False], ["connect", aim], *self._going_on(aim)]
@@ -233,19 +249,19 @@ class _Lives:
         return [step for _ in range(self._random.randint(0, most)) for step in self._meddling(aim)]
 
     def _meddling(self, aim: int) -> list[Step]:
-        match self._random.randrange(6):
-            case 0:
+        kind = self._random.choice(("poll", "error", "connect", "another", "dup", "spin", "dup and close"))
+        match kind:
+            case "poll":
                 return [["poll", self._random.choice((0, 3, 30))]]
-            case 1:
-                return [["error"]]
-            case 2:
+            case "connect":
                 return [["connect", aim]]
-            case 3:
+            case "another":
                 return [["connect", self._writer.aim(self._family, scripted=self._alone)]]
-            case 4:
-                return [["dup"]]
-            case _:
+            case "spin":
+                return [["spin", SPIN_MS]]
+            case "dup and close":
                 return [["dup"], ["close"]]
+        return [[kind]]
 
     def _conclude(self, aim: int) -> list[Step]:
         wait: Step = ["poll", LONGEST_POLL_MS]

@@ -9,7 +9,9 @@ made it. What is done with one socket is done in one order, in however many proc
 """
 
 import ctypes
+import fcntl
 import json
+import mmap
 import os
 import select
 import signal
@@ -20,12 +22,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Step = list[Any]
 Held = list[socket.socket]
 
 SYN_SENT, SYN_RECV = 2, 3
+UFFDIO_API, UFFDIO_REGISTER, UFFDIO_COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03
+USERFAULTFD = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "s390x": 355}
 WATCH_S = 0.0005
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +42,29 @@ class Log:
     def write(self, life: int | None, did: str, **more: object) -> None:
         line = {"at": time.monotonic_ns(), "pid": os.getpid(), "life": life, "did": did, **more}
         os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+class MissingPage:
+    """A page of memory that is not there until it is filled: whoever reads it waits (userfaultfd)."""
+
+    def __enter__(self) -> Self:
+        self._faults = libc.syscall(USERFAULTFD[os.uname().machine], os.O_CLOEXEC)
+        self._page, self._source = mmap.mmap(-1, mmap.PAGESIZE), mmap.mmap(-1, mmap.PAGESIZE)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
+        fcntl.ioctl(self._faults, UFFDIO_API, struct.pack("=QQQ", 0xAA, 0, 0))
+        fcntl.ioctl(self._faults, UFFDIO_REGISTER, struct.pack("=QQQQ", self.address, mmap.PAGESIZE, 1, 0))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._faults)
+
+    def await_fault(self) -> None:
+        os.read(self._faults, 32)
+
+    def fill(self, content: bytes) -> None:
+        self._source[: len(content)] = content
+        source = ctypes.addressof(ctypes.c_char.from_buffer(self._source))
+        fcntl.ioctl(self._faults, UFFDIO_COPY, struct.pack("=QQQQq", self.address, source, mmap.PAGESIZE, 0, 0))
 
 
 class Player:
@@ -120,6 +147,18 @@ class Player:
     def do_error(self, life: int, held: Held) -> None:
         self.noted(life, held, "error", lambda: held[0].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
+    def do_spin(self, life: int, held: Held, ms: int) -> None:
+        """Ask for the error without a pause, so that it may be taken before the socket has changed its state."""
+        until = time.monotonic() + ms / 1000
+
+        def ask() -> int:
+            number = 0
+            while not number and time.monotonic() < until:
+                number = held[0].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return number
+
+        self.noted(life, held, "error", ask)
+
     def do_shutdown(self, life: int, held: Held, how: int) -> None:
         self.noted(life, held, "shutdown", lambda: held[0].shutdown(how))
 
@@ -162,6 +201,30 @@ class Player:
         for thread in threads:
             thread.start()
         for thread in threads:
+            thread.join()
+        self.log.write(life, "race", target=target, got=got, state=state(held[0]))
+
+    def do_overtaken(self, life: int, held: Held, target: int) -> None:
+        """Begin a connect() in another thread that gets to the socket only after an attempt of this one has ended."""
+        address, got = self.address(target), list[int | None]()
+        fd = held[0].fileno()
+        with MissingPage() as page:
+
+            def late() -> None:
+                failed = libc.connect(fd, ctypes.c_void_p(page.address), len(address))
+                got.append(ctypes.get_errno() if failed else 0)
+
+            self.log.write(life, "begin", target=target)
+            thread = threading.Thread(target=late)
+            thread.start()
+            page.await_fault()
+            try:
+                self.connect(fd, target)
+            except OSError as error:
+                got.append(error.errno)
+            while state(held[0]) == SYN_SENT:  # poll() would tell of old errors
+                time.sleep(WATCH_S)
+            page.fill(address)
             thread.join()
         self.log.write(life, "race", target=target, got=got, state=state(held[0]))
 
