@@ -15,7 +15,7 @@ import pytest
 
 from otel_connect.capture.outcome import decide
 from otel_connect.model import ConnectEvent, Outcome
-from tests.support.account import Expected, account
+from tests.support.account import Expected, UnexpectedError, account
 from tests.support.bench import Bench
 from tests.support.captured import Captured
 from tests.support.collector import await_until
@@ -67,7 +67,11 @@ def play(plan: Plan, bench: Bench, seen: Captured, folder: Path) -> Played:
     for syn, number in bench.peer.syns.items():
         syns[syn.port] += number
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    expected = account(lines, plan.aims, syns)
+    try:
+        expected = account(lines, plan.aims, syns)
+    except UnexpectedError as error:
+        error.add_note(f"OTEL_CONNECT_SEED={plan.seed}")
+        raise
     return Played(lines, expected, records(), syns)
 
 

@@ -46,7 +46,7 @@ _NETWORK_ENDS_V6: Mapping[str | Answer, End] = {
 }
 _BY_ICMP = {*ICMP_ERRORS, NEIGHBOURLESS, f"{ROUTED}: unreachable", f"{ROUTED}: none"}
 
-_FIRST_RETRY_S, _TIMEOUT_S = 0.95, 2.85  # 1 and 3, and a timer may begin a tick before the clock is read
+FIRST_RETRY_S, _TIMEOUT_S = 0.95, 2.85  # 1 and 3, and a timer may begin a tick before the clock is read
 
 
 def expected_end(aim: Aim) -> End:
@@ -64,7 +64,7 @@ def earliest_answer_s(aim: Aim) -> float:
         return 0.0
     if aim.kind is Answer.SILENT:
         return _TIMEOUT_S
-    return aim.behaviour.delay + (_FIRST_RETRY_S if aim.behaviour.on_syn > 1 else 0.0)
+    return aim.behaviour.delay + (FIRST_RETRY_S if aim.behaviour.on_syn > 1 else 0.0)
 
 
 def is_local(aim: Aim) -> bool:
