@@ -216,7 +216,8 @@ def test_a_flag_wins_over_the_form_of_the_file(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away_ends_the_agent_quietly() -> None:
     script = f"{COMMAND} run --output json --duration 30 | head -c 0; exit ${{PIPESTATUS[0]}}"
     with RunningAgent("--output", "json") as watcher:
-        agent = subprocess.Popen(["bash", "-c", script], stderr=subprocess.PIPE, text=True)
+        environment = os.environ | {"OTEL_CONNECT_LISTEN": "off"}  # the default address may be another agent's
+        agent = subprocess.Popen(["bash", "-c", script], stderr=subprocess.PIPE, text=True, env=environment)
         assert agent.stderr is not None
         assert "capturing" in agent.stderr.readline()
         # any attempt makes it write
