@@ -1,5 +1,6 @@
 """Our reader of BTF against bpftool and the compiler, on the running kernel."""
 
+import platform
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,13 @@ from otel_connect.capture.offsets import MEMBERS, OPTIONAL, OPTIONAL_FLAGS, find
 from otel_connect.capture.preflight import BTF
 from otel_connect.errors import ProbeError
 
+WHERE_IT_RUNS = {"OTC_CALL_NUMBER", "OTC_PREEMPT_COUNT"}
+"""How a program finds out whether it runs in a system call: one way on x86, the other on every other machine."""
+
+
+def switched_off(found: dict[str, int]) -> set[str]:
+    return {switch for switch in OPTIONAL if not found[switch]}
+
 
 def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations(tmp_path: Path) -> None:
     declarations = subprocess.run(
@@ -20,14 +28,20 @@ def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations
     (tmp_path / "vmlinux.h").write_text(declarations)
     types = TypeInformation(BTF.read_bytes())
     found = find_offsets(types)
-    assert {switch: found[switch] for switch in OPTIONAL} == dict.fromkeys(OPTIONAL, 1)
-    every = MEMBERS | {name: paths for members in OPTIONAL.values() for name, paths in members.items()}
+    off = switched_off(found)
+    assert off == WHERE_IT_RUNS - {"OTC_CALL_NUMBER" if platform.machine() == "x86_64" else "OTC_PREEMPT_COUNT"}
+    groups = [members for switch, members in OPTIONAL.items() if switch not in off]
+    every = MEMBERS | {name: paths for members in groups for name, paths in members.items()}
     claims = [
         f'_Static_assert(__builtin_offsetof(struct {structure}, {path}) == {found[name]}, "{name}");'
         for name, (structure, *paths) in every.items()
         for path in (existing(types, structure, paths),)
     ]
-    sizes = {"sizeof(struct upid)": "OTC_UPID_BYTES", "pids_cgrp_id": "OTC_PIDS_CONTROLLER"}
+    sizes = {
+        "sizeof(struct pt_regs)": "OTC_REGISTERS_BYTES",
+        "sizeof(struct upid)": "OTC_UPID_BYTES",
+        "pids_cgrp_id": "OTC_PIDS_CONTROLLER",
+    }
     claims += [f'_Static_assert({what} == {found[name]}, "{name}");' for what, name in sizes.items()]
     source = tmp_path / "claims.c"
     flags = [(name, where) for found_flags in OPTIONAL_FLAGS.values() for name, where in found_flags.items()]
@@ -39,6 +53,10 @@ def test_every_offset_is_what_the_compiler_makes_of_the_kernels_own_declarations
     assert compiled.returncode == 0, compiled.stderr
     subprocess.run([program], check=True)
     assert len(claims) == len(every) + len(sizes) + 1
+    helpers = {"OTC_TYPED_TASK": "BPF_FUNC_get_current_task_btf", "OTC_TASK_REGISTERS": "BPF_FUNC_task_pt_regs"}
+    assert {switch: found[switch] for switch in helpers} == {
+        switch: int(f"\t{helper} = " in declarations) for switch, helper in helpers.items()
+    }
 
 
 def is_flag(structure: str, member: str, byte: int, mask: int) -> str:
@@ -73,6 +91,7 @@ class Lacking(TypeInformation):
     [
         ("cgroup", "OTC_CGROUPS"),
         ("pid", "OTC_VPIDS"),
+        ("pt_regs", "OTC_CALL_NUMBER"),
         ("mptcp_sock", "OTC_MPTCP"),
         ("mptcp_subflow_context", "OTC_MPTCP"),
     ],
@@ -81,7 +100,7 @@ def test_what_can_be_done_without_is_switched_off_where_a_member_is_missing(lack
     types = Lacking(BTF.read_bytes())
     types.lacks = lacks
     found = find_offsets(types)
-    assert {switch for switch in OPTIONAL if not found[switch]} == {without}
+    assert switched_off(found) == switched_off(find_offsets(TypeInformation(BTF.read_bytes()))) | {without}
     assert {found[name] for name in OPTIONAL[without]} == {0}
 
 
