@@ -9,8 +9,6 @@ from io import FileIO
 from os import devnull
 from pathlib import Path
 
-from otel_connect.capture.doctor import names_of_peers
-from otel_connect.capture.preflight import effective_capabilities
 from otel_connect.capture.privileges import without_privileges
 from otel_connect.config import Configuration, Loaded, Output
 from otel_connect.enrich.mask_key import masks
@@ -111,8 +109,7 @@ def destinations(configuration: Configuration) -> Iterator[str]:
     if kind is Output.OTLP:
         yield f"spool: {configuration.export.spool_directory or 'in memory only'}"
     yield f"status pages: {wanted(configuration.serve) or 'off'}"
-    names = names_of_peers(configuration.enrich, effective_capabilities())
-    yield f"names of peers: {names.problem or 'from DNS and /etc/hosts'}"
+    yield f"names of peers: {'from DNS and /etc/hosts' if configuration.enrich.names else 'off'}"
 
 
 def _refusals(step: Callable[[], object]) -> Iterator[str]:

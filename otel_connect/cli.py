@@ -154,7 +154,7 @@ def doctor(file: Path | None) -> None:
         checks.warn_of_doubts(loaded)
 
     def attach() -> Sight:
-        with KernelCapture(configuration.capture, os.getpid()) as capture:
+        with KernelCapture(configuration.capture, os.getpid(), names=configuration.enrich.names) as capture:
             return capture.sight
 
     findings = [*of_configuration(problems), *examine(configuration.enrich, attach)]

@@ -410,7 +410,7 @@ class KernelCounters(NamedTuple):
     filtered: int = 0
     """Attempts that the probes left out because the operator does not want records of them."""
     packets_lost: int = 0
-    """Askers of name servers that were not told of because the ring was more than half full."""
+    """Packets of name servers that found no room in their buffer."""
     unsent: int = 0
     """Taken for attempts until their sockets ended without having sent a SYN."""
 

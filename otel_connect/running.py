@@ -33,8 +33,8 @@ NO_PAGES = "no status server"
 """How the line begins that says why the agent goes on without, at the default address."""
 _INIT = 1
 
-# What is made once: the probes with their memory, their limits and what they read, the packet sockets, the
-# directory that is locked, what takes a privilege.
+# What is made once: the probes with their memory, their limits and what they read, the directory that is
+# locked, what takes a privilege.
 MADE_AT_START = (
     *(("capture", key) for key in CaptureConfig.model_fields if key != "drain_interval_ms"),
     ("enrich", "names"),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * One record per TCP connect attempt; and a small one per process that asks a name server, if names are wanted.
+ * One record per TCP connect attempt; and the packets of name servers, if names are wanted.
  *
  *   raw tracepoint inet_sock_set_state   the beginning (CLOSE -> SYN_SENT) and the end of an attempt (typed)
  *   raw tracepoint tcp_receive_reset     that a RST ends it, before anybody can know and take the errno (typed)
+ *   raw tracepoint net_dev_queue         a question to a name server leaves, or on loopback an answer (typed)
+ *   raw tracepoint netif_receive_skb     the answer of a name server elsewhere arrives (typed)
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
- *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed;
- *                                        who has connected a datagram socket to port 53
+ *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed
  *
  * What becomes of an attempt, and which map has it meanwhile:
  *
@@ -31,7 +32,7 @@
  *
  * The parts are one program, in an order in which each needs only those before it. The agent joins them before
  * bcc sees them (otel_connect/capture/child.py), with numbers on the command line: the offsets (kernel.h),
- * OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS, OTC_ASKERS,
+ * OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS,
  * OTC_COMMAND_ARGS and the costs and bursts of the token buckets.
  */
 /* The kernel compares this text with those it knows, blanks included. */

@@ -75,13 +75,14 @@ def _attached(attach: Callable[[], Sight]) -> Iterator[Finding]:
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
     """Say what is missing on records for want of a capability in a mask of effective ones, or because it is off."""
-    lacks = _lacks(effective)
+    lacks = {name for name, number in CAPABILITIES.items() if not effective >> number & 1}
     yield _without(
         "processes of other users",
         "CAP_SYS_PTRACE" in lacks,
-        "no CAP_SYS_PTRACE, so no OpenTelemetry context that they publish, and nothing that the kernel could not tell",
+        "no CAP_SYS_PTRACE, so no OpenTelemetry context that they publish, no names from their /etc/hosts, and nothing"
+        " that the kernel could not tell",
     )
-    yield names_of_peers(config, effective)
+    yield _without("names of peers", not config.names, "switched off by enrich.names")
     if config.conntrack:
         missing = "CAP_NET_ADMIN" in lacks
         yield Finding(
@@ -89,24 +90,6 @@ def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:
             "CAP_NET_ADMIN is missing; grant it, or leave out enrich.conntrack" if missing else "",
             77 if missing else 0,
         )
-
-
-def names_of_peers(config: EnrichConfig, effective: int) -> Finding:
-    """Say what names there will be none of."""
-    lacks = _lacks(effective)
-    if not config.names:
-        return Finding("names of peers", "switched off by enrich.names", 0)
-    if "CAP_NET_RAW" in lacks:
-        return Finding("names of peers", "no CAP_NET_RAW, so none from DNS", 0)
-    return _without(
-        "names of peers",
-        bool(lacks & {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"}),
-        "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace",
-    )
-
-
-def _lacks(effective: int) -> set[str]:
-    return {name for name, number in CAPABILITIES.items() if not effective >> number & 1}
 
 
 def _tried(subject: str, step: Callable[[], object]) -> Finding:

@@ -195,10 +195,10 @@ class KernelCapture:
     def missed(self) -> int:
         """Count the runs of the probes that the kernel skipped, at the most.
 
-        Of the two programs that watch for ends one may be skipped: the other does its work. The one that marks resets
-        hides no attempt when it is skipped.
+        Of the two programs that watch for ends one may be skipped: the other does its work. Those that mark resets and
+        take packets hide no attempt when they are skipped.
         """
-        watching = self._programs.keys() - {RESET_PROGRAM}
+        watching = self._programs.keys() - {RESET_PROGRAM, *(program for _, program in NAMES)}
         misses = {name: bpf.recursion_misses(self._programs[name]) for name in watching}
         ends = [misses.pop(name) for name in STATE_PROGRAMS]
         return min(ends) + sum(misses.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from otel_connect.errors import NotPermittedError
 
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """Those that may have to stay, by their numbers in linux/capability.h."""
 
 # Asking the connection tracking takes this one, each time.

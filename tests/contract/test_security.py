@@ -11,6 +11,8 @@ PAGE = ROOT / "SECURITY.md"
 HELD: dict[str, tuple[str, ...]] = {
     "**Privileges.**": (
         "tests/kernel/test_life.py::test_privileges_are_given_up_in_every_thread_and_nothing_breaks",
+        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off",
+        "tests/kernel/test_what_is_read.py::test_no_namespace_is_entered_and_no_packet_socket_opened",
         "tests/kernel/test_capture.py::test_nothing_is_left_in_the_kernel",
     ),
     "**Its status pages.**": (
@@ -45,8 +47,8 @@ HELD: dict[str, tuple[str, ...]] = {
         "tests/unit/test_rooted.py::test_links_of_proc_do_not_lead_out",
     ),
     "**Packets.**": (
-        "tests/kernel/test_packets.py::test_each_packet_of_port_53_is_taken_once_and_no_other",
-        "tests/kernel/test_listening.py::test_names_can_be_switched_off",
+        "tests/kernel/test_packets.py::test_each_question_and_each_answer_is_taken_once_and_nothing_else",
+        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off",
     ),
     "Names of processes, files and users": (
         "tests/kernel/test_hostile_names.py::test_nothing_reaches_a_terminal",
@@ -54,7 +56,7 @@ HELD: dict[str, tuple[str, ...]] = {
         "tests/unit/test_users.py::test_the_first_line_of_a_number_counts_and_names_are_bounded",
     ),
     "Messages of name servers": (
-        "tests/kernel/test_listening.py::test_who_reads_packets_may_not_open_sockets_for_them_and_who_opens_them_reads_none",
+        "tests/kernel/test_life.py::test_privileges_are_given_up_in_every_thread_and_nothing_breaks",
         "tests/unit/test_lookups.py::test_answers_that_name_nothing_are_counted_by_reason",
         "tests/unit/test_lookups.py::test_an_answer_that_differs_in_anything_is_ignored",
     ),

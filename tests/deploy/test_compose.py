@@ -97,8 +97,8 @@ def test_the_agent_runs_as_the_image_is_documented_and_tested() -> None:
         f"--volume={agent['volumes'][0]}",
     }
     documented = {option.replace(f"seccomp={PROJECT}/examples", "seccomp=..") for option in documented_options()}
-    # As that page says, these two are for executables of other users' processes and for names of peers.
-    assert given - documented == {"--cap-add=NET_RAW", "--cap-add=SYS_PTRACE"}
+    # As that page says, this is for what is read of other users' processes.
+    assert given - documented == {"--cap-add=SYS_PTRACE"}
     assert documented - given == {"--rm"}
 
 

@@ -37,7 +37,7 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "config": "[encode]\nspan_successes_per_second = 5\n",
         "env": [{"name": "OTEL_EXPORTER_OTLP_COMPRESSION", "value": "gzip"}],
-        "names": True,
+        "names": False,
         "seLinuxOptions": {"type": "spc_t"},
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-node-critical",
@@ -148,16 +148,17 @@ def test_it_has_the_privileges_that_the_image_needs_and_no_more() -> None:
         "seccompProfile": {"type": "Localhost", "localhostProfile": "otel-connect.json"},
     }
     assert container(rendered(VALUES["least"]))["securityContext"]["capabilities"]["add"] == ["BPF", "PERFMON"]
-    with_names = container(rendered(VALUES["everything"]))["securityContext"]["capabilities"]["add"]
-    assert with_names == ["BPF", "PERFMON", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"]
-    assert settings(objects) == {"enrich": {"names": False, "conntrack": False}}
+    assert settings(objects) == {"enrich": {"names": True, "conntrack": False}}
+    without_names = rendered({"names": False})
+    assert container(without_names)["securityContext"] == context
+    assert settings(without_names) == {"enrich": {"names": False, "conntrack": False}}
     pod = objects["DaemonSet"]["spec"]["template"]["spec"]
     assert (pod["hostPID"], pod["automountServiceAccountToken"]) == (True, False)
     assert not {"hostNetwork", "hostIPC"} & pod.keys()
     translated = rendered(VALUES["translated"])
     assert container(translated)["securityContext"]["capabilities"]["add"][-1] == "NET_ADMIN"
     assert translated["DaemonSet"]["spec"]["template"]["spec"]["hostNetwork"] is True
-    assert settings(translated) == {"enrich": {"names": False, "conntrack": True}}
+    assert settings(translated) == {"enrich": {"names": True, "conntrack": True}}
     writable = {each["name"] for each in container(objects)["volumeMounts"] if not each.get("readOnly")}
     assert writable == {"spool", "tmp"}
 

@@ -13,7 +13,10 @@ from tests.support.agent import COMMAND, RunningAgent
 from tests.support.network import NetworkNamespace
 
 PEER = "10.77.167.44"
-TRACED = ("openat", "openat2", "open", "readlink", "readlinkat", "execve", "process_vm_readv", "connect", "sendto")
+TRACED = (
+    *("openat", "openat2", "open", "readlink", "readlinkat", "execve", "process_vm_readv", "connect", "sendto"),
+    *("socket", "setns", "unshare", "clone", "clone3", "fork", "vfork"),
+)
 CLIENT = f"""
 import socket, sys
 socket.socket().connect_ex(({PEER!r}, 7004))
@@ -86,12 +89,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def test_what_is_opened_of_a_process(seen: Seen) -> None:
-    # Its memory only where a mapping is found in maps; the namespaces by the process that opens packet sockets.
+    # Its memory only where a mapping is found in maps.
     usual = {"maps", "root", "stat"}
-    assert usual <= seen.opened("ordinary") <= usual | {"ns/net"}
-    assert seen.opened("own root") - {"ns/net"} == usual | {"uid_map"}
-    assert seen.opened("another with its files") - {"ns/net"} == usual | {"uid_map"}
-    assert seen.opened("many variables") - {"ns/net"} == usual | {"cgroup", "environ"}
+    assert seen.opened("ordinary") == usual
+    assert seen.opened("own root") == usual | {"uid_map"}
+    assert seen.opened("another with its files") == usual | {"uid_map"}
+    assert seen.opened("many variables") == usual | {"cgroup", "environ"}
     assert {path for client in seen.pids for path, _ in seen.looks(client)} == {"/etc/hosts", "/etc/passwd"}
     assert "process_vm_readv" not in seen.calls
 
@@ -108,7 +111,13 @@ def test_of_an_environment_two_variables_are_sent(seen: Seen) -> None:
 
 
 def test_nothing_is_sent_anywhere_without_an_endpoint(seen: Seen) -> None:
-    assert not re.findall(r"AF_INET6?\b.*", seen.calls)
+    assert not re.findall(r"(?:connect|sendto)\(.*\bAF_INET6?\b.*", seen.calls)
+
+
+def test_no_namespace_is_entered_and_no_packet_socket_opened(seen: Seen) -> None:
+    assert not re.findall(r".*(?:\bsetns\(|\bunshare\(|CLONE_NEW|AF_PACKET|SOCK_RAW).*", seen.calls)
+    assert "socket(AF_INET" in seen.calls, "of the status pages: so sockets are traced"
+    assert re.search(r"\b(?:v?fork|clone3?)\(", seen.calls), "of the compiler: so are new processes"
 
 
 def test_the_compiler_has_an_environment_and_a_folder_of_its_own(seen: Seen) -> None:

@@ -5,7 +5,8 @@ import struct
 
 import pytest
 
-from otel_connect.capture.segments import decode_segment
+from otel_connect.capture.layout import PACKET, ClockOffsets
+from otel_connect.capture.segments import decode_packet, decode_segment, packet_time
 from otel_connect.model import Segment
 from tests.support.lookups import datagram
 from tests.support.packets import FIN, SYN, build_segment
@@ -47,3 +48,50 @@ def test_other_protocols_are_left_out(protocol: int) -> None:
     packet = bytearray(datagram(*ENDS[0], b"hello"))
     packet[9] = protocol
     assert decode_segment(bytes(packet), 1, 2, outgoing=True) is None
+
+
+CLOCK = ClockOffsets(monotonic_ns=1_000, boot_ns=7_000_000)
+STARTED, PID, NETNS = 55, 12, 4_026_531_840
+
+
+def packet_record(packet: bytes, *, ahead: bytes = b"", dialled: str | None = None, outgoing: bool = True) -> bytes:
+    """Make what the probes put into the buffer for a packet whose bytes begin ``ahead`` of its IP header."""
+    family = 0 if dialled is None else socket.AF_INET6 if ":" in dialled else socket.AF_INET
+    address = b"" if dialled is None else socket.inet_pton(family, dialled)
+    pid, started = (PID, STARTED) if outgoing else (0, 0)
+    fields = 2, started, pid, NETNS, len(ahead), family, len(ahead + packet), outgoing, address
+    return PACKET.pack(*fields) + ahead + packet
+
+
+@pytest.mark.parametrize(("source", "destination"), ENDS)
+@pytest.mark.parametrize("ahead", [b"", b"ethernet header"])
+def test_what_the_probes_say_of_a_packet(source: tuple[str, int], destination: tuple[str, int], ahead: bytes) -> None:
+    record = packet_record(datagram(source, destination, b"hello"), ahead=ahead, dialled=destination[0])
+    assert packet_time(record) == 2
+    padded = record + b"padding"  # records are as long as the buffer aligns them
+    asked = Segment(NETNS, 1_002, True, False, *source, *destination, b"hello")
+    asked = asked._replace(process=(PID, STARTED), dialled=destination[0])
+    assert decode_packet(record, CLOCK) == decode_packet(padded, CLOCK) == asked
+    answer = packet_record(datagram(destination, source, b"hello"), ahead=ahead, outgoing=False)
+    assert decode_packet(answer, CLOCK) == Segment(NETNS, 1_002, False, False, *destination, *source, b"hello")
+
+
+def test_who_asks_may_be_unknown_and_the_socket_connected_nowhere() -> None:
+    packet = datagram(*ENDS[0], b"hello")
+    fields = 2, 0, 0, NETNS, 0, 0, len(packet), True, b""
+    found = decode_packet(PACKET.pack(*fields) + packet, CLOCK)
+    assert found is not None
+    assert (found.process, found.dialled) == (None, None)
+
+
+def test_a_packet_that_is_longer_than_what_is_taken_of_it_is_not_whole() -> None:
+    packet = datagram(*ENDS[0], b"hello")
+    fields = 2, 0, 0, NETNS, 0, 0, len(packet) - 1, True, b""
+    found = decode_packet(PACKET.pack(*fields) + packet[:-1] + b"padding", CLOCK)
+    assert found is not None
+    assert not found.whole
+
+
+def test_a_packet_that_is_none_of_udp_or_tcp_is_left_out() -> None:
+    assert decode_packet(packet_record(b"\x45" + bytes(39)), CLOCK) is None
+    assert decode_packet(packet_record(b""), CLOCK) is None
