@@ -157,7 +157,7 @@ def test_it_captures_and_delivers_with_all_restrictions(
         with place.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
             client.sendto(QUESTION, ("127.0.0.53", 53))
             assert client.recv(512)
-        assert resolver.asked == ["web.test"]
+        assert resolver.asked == ["web.test A"]
     await_until(lambda: status.document()["enrichment"]["names"]["learned"] > before)
     # In its own view of the files nothing can be written but what is its own.
     mounts = Path(f"/proc/{pid}/mounts").read_text(encoding="utf-8")

@@ -196,6 +196,30 @@ def test_what_passes_through_is_no_question_of_here(packets: Packets, namespace:
         assert {one.outgoing for one in found if one.netns == namespace.inode} <= {False}
 
 
+def test_an_answer_to_a_macvlan_is_seen_at_the_device_below_it_alone(
+    packets: Packets, namespace: NetworkNamespace
+) -> None:
+    """The kernel tells of a received packet once, before it gives it to the macvlan, whose namespace is another."""
+    with NetworkNamespace() as inner, NetworkNamespace() as beside:
+        namespace.cable(beside, "below", [])
+        namespace.ip("link add upper link below type macvlan mode bridge")
+        namespace.ip(f"link set upper netns {inner.name}")
+        for space, device, address in ((inner, "upper", "10.53.7.1/24"), (beside, "below", "10.53.7.53/24")):
+            space.ip(f"addr add {address} dev {device}")
+            space.ip(f"link set {device} up")
+        with datagrams(inner) as client, datagrams(beside) as server:
+            server.bind(("10.53.7.53", 53))
+            client.connect(("10.53.7.53", 53))
+            client.send(b"ask")
+            _, back = server.recvfrom(100)
+            server.sendto(b"answer", back)
+            assert client.recv(100) == b"answer"
+        found = packets.drain(10_000)
+        assert {(one.netns, one.outgoing) for one in found if one.payload == b"ask"} == {(inner.inode, True)}
+        answers = [(one.netns, one.outgoing) for one in found if one.payload == b"answer"]
+        assert answers == [(namespace.inode, False)]
+
+
 def test_a_flood_is_read_in_parts_and_what_is_lost_is_counted(
     capture: KernelCapture, packets: Packets, namespace: NetworkNamespace
 ) -> None:

@@ -92,9 +92,6 @@ class Scene:
             self._bench = stack.enter_context(Bench())
             names = {name: [("A", address)] for name, address in ADDRESSES.items()}
             stack.enter_context(Resolver(names, self._bench.namespace, [RESOLVER]))
-            # Names are learned in a network namespace as long as somebody is in it.
-            somebody = stack.enter_context(self._bench.namespace.popen(["sleep", "infinity"]))
-            stack.callback(somebody.kill)
             stack.enter_context(self._agent(metrics))
             page = metrics.prometheus_url
             self.monitoring = stack.enter_context(
