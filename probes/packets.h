@@ -15,9 +15,14 @@
 #define OTC_THREAD_BYTES (16 << 10) /* THREAD_SIZE of x86-64 */
 #define OTC_NOT_IN_TASK  0x00ff0100 /* of preempt_count: NMIs, hard interrupts, a softirq that is served */
 
-/* Port -> whether questions to port 53 are sent there, by an address translation of this host: a bit for each.
+/*
+ * Port -> whether questions to port 53 are sent there, by an address translation of this host. A byte for each,
+ * because two CPUs may set neighbours at one time, and before Linux 5.12 there is no atomic OR.
  */
-BPF_ARRAY(translated_ports, u64, 1024);
+struct port_flags {
+	u8 of[64];
+};
+BPF_ARRAY(translated_ports, struct port_flags, 1024);
 
 /* What of a packet's headers is looked at here. */
 struct ports {
@@ -169,8 +174,9 @@ static __always_inline void send_question(u64 *ctx, u64 skb, u64 sk, struct port
 					  u64 from, u64 header)
 {
 	struct otc_packet packet = {.outgoing = 1};
-	u32 word = ports->destination >> 6;
-	u64 net = 0, *bits;
+	u32 block = ports->destination >> 6;
+	struct port_flags *flags;
+	u64 net = 0;
 
 	LOAD(net, sk, OFF_sock__skc_net);
 	LOAD(packet.netns, net, OFF_net__inum);
@@ -182,9 +188,9 @@ static __always_inline void send_question(u64 *ctx, u64 skb, u64 sk, struct port
 	}
 	fill_asker(&packet, ctx);
 	if (ports->destination != OTC_DNS_PORT) {
-		bits = translated_ports.lookup(&word);
-		if (bits)
-			__sync_fetch_and_or(bits, 1ULL << (ports->destination & 63));
+		flags = translated_ports.lookup(&block);
+		if (flags)
+			flags->of[ports->destination & 63] = 1;
 	}
 	send_packet(&packet, skb, from, header);
 }
@@ -230,9 +236,10 @@ static __always_inline void sent(u64 *ctx, u64 skb)
 /* A packet that is received, but for those of loopback; its data begins with its IP header. */
 static __always_inline void received(u64 skb)
 {
-	u64 device = 0, from = 0, *bits;
+	struct port_flags *flags;
 	struct ports ports = {};
-	u32 word;
+	u64 device = 0, from = 0;
+	u32 block;
 
 	LOAD(device, skb, OFF_sk_buff__dev);
 	if (is_loopback(device))
@@ -241,9 +248,9 @@ static __always_inline void received(u64 skb)
 	if (!read_ports(&ports, skb, from))
 		return;
 	if (ports.source != OTC_DNS_PORT) {
-		word = ports.source >> 6;
-		bits = translated_ports.lookup(&word);
-		if (!bits || !(*bits >> (ports.source & 63) & 1))
+		block = ports.source >> 6;
+		flags = translated_ports.lookup(&block);
+		if (!flags || !flags->of[ports.source & 63])
 			return;
 	}
 	send_answer(skb, device, from, from);
