@@ -49,16 +49,19 @@ class Sight(NamedTuple):
 
 
 STATE_PROGRAMS = ("state_change", "state_change_again")
-RESET_PROGRAM = "receive_reset"
+_RESET_PROGRAM = "receive_reset"
 _RAW, _ENTRY, _EXIT = Attach.RAW_TRACEPOINT, Attach.FENTRY, Attach.FEXIT
 _CONNECT = "__sys_connect_file"
 _STATE = (
     *((_RAW, "inet_sock_set_state", name) for name in STATE_PROGRAMS),
-    (_RAW, "tcp_receive_reset", RESET_PROGRAM),
+    (_RAW, "tcp_receive_reset", _RESET_PROGRAM),
 )
 _CALLS = ((_ENTRY, _CONNECT, "connect_enters"), (_EXIT, _CONNECT, "connect_returns"))
 _RINGS = ((_RAW, "io_uring_submit_req", "ring_submits"), (_RAW, "io_uring_complete", "ring_completes"))
 _NAMES = ((_RAW, "net_dev_queue", "packet_sent"), (_RAW, "netif_receive_skb", "packet_received"))
+
+BESIDES = frozenset({_RESET_PROGRAM, *(name for _, _, name in _NAMES)})
+"""Programs that hide no attempt when they are skipped."""
 
 _PACKETS = 0x6F74632D6C696E01  # LINK_PACKETS of probes/kernel.h
 _MAP = 1  # BPF_PSEUDO_MAP_FD of linux/bpf.h

@@ -16,7 +16,7 @@ from otel_connect.capture.child import Loaded
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.hooks import (
-    RESET_PROGRAM,
+    BESIDES,
     STATE_PROGRAMS,
     find_programs,
     find_sight,
@@ -198,7 +198,7 @@ class KernelCapture:
         Of the two programs that watch for ends one may be skipped: the other does its work. Those that mark resets and
         take packets hide no attempt when they are skipped.
         """
-        watching = self._programs.keys() - {RESET_PROGRAM, *(program for _, program in NAMES)}
+        watching = self._programs.keys() - BESIDES
         misses = {name: bpf.recursion_misses(self._programs[name]) for name in watching}
         ends = [misses.pop(name) for name in STATE_PROGRAMS]
         return min(ends) + sum(misses.values())

@@ -11,7 +11,7 @@ PAGE = ROOT / "SECURITY.md"
 HELD: dict[str, tuple[str, ...]] = {
     "**Privileges.**": (
         "tests/kernel/test_life.py::test_privileges_are_given_up_in_every_thread_and_nothing_breaks",
-        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off",
+        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_process_of_their_own_and_can_be_switched_off",
         "tests/kernel/test_what_is_read.py::test_no_namespace_is_entered_and_no_packet_socket_opened",
         "tests/kernel/test_capture.py::test_nothing_is_left_in_the_kernel",
     ),
@@ -48,7 +48,7 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "**Packets.**": (
         "tests/kernel/test_packets.py::test_each_question_and_each_answer_is_taken_once_and_nothing_else",
-        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_other_process_and_can_be_switched_off",
+        "tests/kernel/test_listening.py::test_names_take_no_packet_socket_and_no_process_of_their_own_and_can_be_switched_off",
     ),
     "Names of processes, files and users": (
         "tests/kernel/test_hostile_names.py::test_nothing_reaches_a_terminal",
