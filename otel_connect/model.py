@@ -64,6 +64,8 @@ class Hook(IntFlag):
     SYN_SENT = 2
     END = 4
     EXIT = 8
+    RESET = 16
+    """A RST came for it."""
 
 
 class EventFlag(IntFlag):
@@ -82,6 +84,17 @@ class EventFlag(IntFlag):
     """Made by a thread of the kernel."""
     DEFERRED = 128
     """connect() returned without having sent a SYN: the first write sends it (TCP_FASTOPEN_CONNECT)."""
+
+
+class Drops(NamedTuple):
+    """Packets of an attempt without an answer that this host dropped for a reason: the last ones in one direction."""
+
+    reason: str
+    """The kernel's name for why the last was dropped, such as ``netfilter_drop``; or its number."""
+    packets: int
+    """How many since the direction last changed; 255 also stands for more."""
+    received: bool
+    """They were answers that this host had received; else they were SYNs on their way out."""
 
 
 class ConnectEvent(NamedTuple):
@@ -132,6 +145,8 @@ class ConnectEvent(NamedTuple):
     """sk_shutdown at the end: 3 means that the application closed the socket."""
     syn_retransmits: int
     srtt_us: int
+    drops: Drops | None = None
+    """``None``: none was seen."""
 
     @property
     def target(self) -> tuple[str | None, int | None]:

@@ -264,8 +264,42 @@ static __always_inline void note_reset(u64 sk)
 	if (state != TCP_SYN_SENT && state != TCP_SYN_RECV)
 		return;
 	attempt = in_progress.lookup(&sk);
-	if (attempt)
-		attempt->event.sk_err = state == TCP_SYN_SENT ? ECONNREFUSED : ECONNRESET;
+	if (!attempt)
+		return;
+	attempt->event.hooks |= OTC_HOOK_RESET;
+	attempt->event.sk_err = state == TCP_SYN_SENT ? ECONNREFUSED : ECONNRESET;
+}
+
+/*
+ * This host drops a packet. If it is the SYN of an attempt, or an answer whose socket the kernel has found
+ * already, note why, and how many in the same direction. A drop without a reason proves nothing: drivers free
+ * in the same way what they have sent.
+ */
+static __always_inline void note_drop(u64 skb, u32 reason)
+{
+	struct otc_attempt *attempt;
+	struct otc_event *event;
+	u32 interface = 0;
+	u64 sk = 0;
+	u8 state = 0;
+
+	LOAD(sk, skb, OFF_sk_buff__sk);
+	if (!sk)
+		return;
+	LOAD(state, sk, OFF_sock__skc_state);
+	if (state != TCP_SYN_SENT || reason == OTC_DROP_NOT_SPECIFIED)
+		return;
+	attempt = in_progress.lookup(&sk);
+	if (!attempt)
+		return;
+	LOAD(interface, skb, OFF_sk_buff__skb_iif); /* that it came in by; 0: none */
+	event = &attempt->event;
+	if (event->drop_received != (interface != 0))
+		event->drops = 0;
+	event->drop_received = interface != 0;
+	event->drop_reason = reason;
+	if (event->drops < 255)
+		event->drops++;
 }
 
 /*

@@ -6,6 +6,7 @@
  *   raw tracepoint tcp_receive_reset     that a RST ends it, before anybody can know and take the errno (typed)
  *   raw tracepoint net_dev_queue         a question to a name server leaves, or on loopback an answer (typed)
  *   raw tracepoint netif_receive_skb     the answer of a name server elsewhere arrives (typed)
+ *   raw tracepoint kfree_skb             that this host has dropped its SYN, or the answer, and why (typed)
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
  *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed
  *
@@ -32,8 +33,8 @@
  *
  * The parts are one program, in an order in which each needs only those before it. The agent joins them before
  * bcc sees them (otel_connect/capture/child.py), with numbers on the command line: the offsets (kernel.h),
- * OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS,
- * OTC_COMMAND_ARGS and the costs and bursts of the token buckets.
+ * OTC_CPUS, OTC_RING_PAGES, OTC_MAX_IN_PROGRESS, OTC_OWN_PID, OTC_MAX_TALLIES, OTC_MAX_FILTERS, OTC_CALLS,
+ * OTC_RINGS, OTC_COMMAND_ARGS, OTC_DROP_NOT_SPECIFIED and the costs and bursts of the token buckets.
  */
 /* The kernel compares this text with those it knows, blanks included. */
 /* clang-format off */
@@ -95,6 +96,17 @@ int receive_reset(u64 *ctx)
 
 	LOAD(sk, ctx, 0);
 	note_reset(sk);
+	return 0;
+}
+
+/* The tracepoint's arguments are a packet, where it is dropped, and why (since Linux 5.17). */
+int packet_dropped(u64 *ctx)
+{
+	u64 skb = 0, reason = 0;
+
+	LOAD(skb, ctx, 0);
+	LOAD(reason, ctx, 16);
+	note_drop(skb, reason);
 	return 0;
 }
 

@@ -25,6 +25,7 @@ enum otc_ending {
 #define OTC_HOOK_SYN_SENT 2
 #define OTC_HOOK_END      4
 #define OTC_HOOK_EXIT     8
+#define OTC_HOOK_RESET    16 /* a RST came for it */
 
 #define OTC_FLAG_NONBLOCKING    1
 #define OTC_FLAG_BLOCKING_KNOWN 2
@@ -50,10 +51,11 @@ struct otc_event {
 	__u32 netns; /* inode number of the socket's network namespace */
 	__u32 cpu;
 	__u32 srtt_us;     /* at establishment */
-	__s32 sk_err;      /* set by this attempt: at the end, or by a RST just before it */
-	__s32 sk_err_soft; /* the same of sk_err_soft, at the end or when connect() returned; or of a queued
+	__u32 drop_reason; /* enum skb_drop_reason of the last of the drops */
+	__s16 sk_err;      /* set by this attempt: at the end, or by a RST just before it */
+	__s16 sk_err_soft; /* the same of sk_err_soft, at the end or when connect() returned; or of a queued
 			      ICMP error. Negative: it has the value that an earlier attempt had left */
-	__s32 returned;    /* by connect(): valid with OTC_HOOK_EXIT */
+	__s16 returned;    /* by connect(): valid with OTC_HOOK_EXIT */
 	__u16 family;      /* of the socket */
 	__u16 local_port;
 	__u16 peer_port;
@@ -65,7 +67,9 @@ struct otc_event {
 	__u8 socket_state; /* enum socket_state at the end; 0: no socket */
 	__u8 shutdown;     /* sk_shutdown at the end */
 	__u8 syn_retransmits;
-	__u32 exec_id;          /* of the process: which of the files it has run, one after another */
+	__u8 drops;         /* how many of its packets this host dropped last, in one direction and SYN_SENT */
+	__u8 drop_received; /* 1: they were answers that this host had received; 0: SYNs */
+	__u32 exec_id;      /* of the process: which of the files it has run, one after another */
 	__u8 local_address[16]; /* AF_INET uses the first four bytes */
 	__u8 peer_address[16];
 	__u8 requested_address[16];

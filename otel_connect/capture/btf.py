@@ -109,15 +109,17 @@ class TypeInformation:
 
     def enumerator(self, enumeration: str, wanted: str) -> int | None:
         """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""
+        return self.enumerators(enumeration).get(wanted)
+
+    def enumerators(self, enumeration: str) -> dict[str, int]:
+        """Return the constants of a 32-bit ``enum``, none when this kernel does not have it."""
         position = self._positions[self._enumerations.get(enumeration, 0)]
         if not position:
-            return None
+            return {}
         _, info, _ = _TYPE.unpack_from(self._blob, position)
-        for index in range(info & 0xFFFF):
-            name, value = _ENUMERATOR.unpack_from(self._blob, position + 12 + 8 * index)
-            if self._string(name) == wanted:
-                return int(value)
-        return None
+        begin = position + 12
+        members = _ENUMERATOR.iter_unpack(self._blob[begin : begin + _ENUMERATOR.size * (info & 0xFFFF)])
+        return {self._string(name): int(value) for name, value in members}
 
     def _resolve(self, structure: str, path: str) -> Member | None:
         type_id = self._structures.get(structure)

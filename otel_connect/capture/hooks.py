@@ -35,6 +35,8 @@ class Sight(NamedTuple):
     probes: ProbeSet
     rings: bool
     """Whether requests of io_uring are seen, which FEXIT does without hooks of its own."""
+    drops: bool
+    """Whether it is seen why this host drops a packet of an attempt."""
 
     @property
     def unseen(self) -> str:
@@ -49,7 +51,7 @@ class Sight(NamedTuple):
 
 
 STATE_PROGRAMS = ("state_change", "state_change_again")
-_RESET_PROGRAM = "receive_reset"
+_RESET_PROGRAM, _DROP_PROGRAM = "receive_reset", "packet_dropped"
 _RAW, _ENTRY, _EXIT = Attach.RAW_TRACEPOINT, Attach.FENTRY, Attach.FEXIT
 _CONNECT = "__sys_connect_file"
 _STATE = (
@@ -58,9 +60,10 @@ _STATE = (
 )
 _CALLS = ((_ENTRY, _CONNECT, "connect_enters"), (_EXIT, _CONNECT, "connect_returns"))
 _RINGS = ((_RAW, "io_uring_submit_req", "ring_submits"), (_RAW, "io_uring_complete", "ring_completes"))
+_DROPS = ((_RAW, "kfree_skb", _DROP_PROGRAM),)
 _NAMES = ((_RAW, "net_dev_queue", "packet_sent"), (_RAW, "netif_receive_skb", "packet_received"))
 
-BESIDES = frozenset({_RESET_PROGRAM, *(name for _, _, name in _NAMES)})
+BESIDES = frozenset({_RESET_PROGRAM, _DROP_PROGRAM, *(name for _, _, name in _NAMES)})
 """Programs that hide no attempt when they are skipped."""
 
 _PACKETS = 0x6F74632D6C696E01  # LINK_PACKETS of probes/kernel.h
@@ -70,7 +73,8 @@ _MAP = 1  # BPF_PSEUDO_MAP_FD of linux/bpf.h
 def find_sight(types: TypeInformation, wanted: str) -> Sight:
     """Choose the set of probes: the one that is wanted, or for ``auto`` the best that the kernel allows."""
     probes = _best(types) if wanted == "auto" else ProbeSet(wanted)
-    return Sight(probes, rings=probes is ProbeSet.TYPED and _sees_rings(types))
+    rings = probes is ProbeSet.TYPED and _sees_rings(types)
+    return Sight(probes, rings, drops=_sees_drops(types))
 
 
 def _best(types: TypeInformation) -> ProbeSet:
@@ -85,7 +89,7 @@ def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[
     Raises ProbeError naming the first hook that this kernel does not have.
     """
     calls = (*(_CALLS if sight.probes is ProbeSet.FEXIT else ()), *(_RINGS if sight.rings else ()))
-    wanted = (*_STATE, *calls, *(_NAMES if names else ()))
+    wanted = (*_STATE, *calls, *(_DROPS if sight.drops else ()), *(_NAMES if names else ()))
     return [Program(kind, hook, name, _number(types, kind, hook)) for kind, hook, name in wanted]
 
 
@@ -98,6 +102,13 @@ def _sees_rings(types: TypeInformation) -> bool:
         and types.parameters(completes) == 4
         and types.typedef("btf_trace_io_uring_submit_req") is not None
     )
+
+
+def _sees_drops(types: TypeInformation) -> bool:
+    """Whether the tracepoint of dropped packets says why: since Linux 5.17."""
+    drops = types.typedef("btf_trace_kfree_skb")
+    # its context, the packet, the place and the reason; what later kernels add comes after these
+    return drops is not None and types.parameters(drops) >= 4
 
 
 def packets_link(descriptor: int) -> Link:

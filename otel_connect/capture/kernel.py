@@ -33,7 +33,7 @@ from otel_connect.capture.layout import (
 )
 from otel_connect.capture.limits import bucket_numbers
 from otel_connect.capture.loader import Wanted, load_probes
-from otel_connect.capture.offsets import find_offsets
+from otel_connect.capture.offsets import drop_reasons, find_offsets
 from otel_connect.capture.packets import Packets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
@@ -94,6 +94,7 @@ class KernelCapture:
         preflight.check(calls=config.probes != "lite")
         types = TypeInformation(preflight.read_btf())
         self.sight = find_sight(types, config.probes)
+        self._drop_reasons = drop_reasons(types)
         numbers = find_offsets(types)
         cpus = os.sysconf("SC_NPROCESSORS_CONF")
         ring_bytes = max(config.ring_bytes, _PAGE)
@@ -159,7 +160,7 @@ class KernelCapture:
                 told += decode_text(record)
                 continue
             try:
-                events.append(decode_event(record, clock))
+                events.append(decode_event(record, clock, reasons=self._drop_reasons))
             except (struct.error, LookupError):
                 undecodable += 1
         return Drained(events, undecodable, len(records) == _DRAIN_RECORDS, told)
@@ -195,8 +196,8 @@ class KernelCapture:
     def missed(self) -> int:
         """Count the runs of the probes that the kernel skipped, at the most.
 
-        Of the two programs that watch for ends one may be skipped: the other does its work. Those that mark resets and
-        take packets hide no attempt when they are skipped.
+        Of the two programs that watch for ends one may be skipped: the other does its work. Those that note resets
+        and drops, and take packets, hide no attempt when they are skipped.
         """
         watching = self._programs.keys() - BESIDES
         misses = {name: bpf.recursion_misses(self._programs[name]) for name in watching}
@@ -232,7 +233,7 @@ class KernelCapture:
         clock = self._clocks.offsets()
         for key, value in self._in_progress.items():
             (record,) = ATTEMPT.unpack(value)
-            event = decode_event(record, clock, ending)
+            event = decode_event(record, clock, ending, self._drop_reasons)
             began = event.start_unix_ns - clock.monotonic_ns
             if began_before is not None and (began >= began_before or event.flags & EventFlag.DEFERRED):
                 continue  # of a deferred one nothing says whether its SYN has left: it may wait for its program

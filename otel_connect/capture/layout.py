@@ -5,11 +5,12 @@ the host's compiler and compares every offset with ``EVENT_FIELDS``, ``TEXT_FIEL
 """
 
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, ntohs
 from typing import NamedTuple
 
-from otel_connect.model import About, ConnectEvent, Ending, EventFlag, Hook, KernelCounters, Told
+from otel_connect.model import About, ConnectEvent, Drops, Ending, EventFlag, Hook, KernelCounters, Told
 
 # (name in the header, struct format); "x" bytes are padding.
 EVENT_FIELDS = (
@@ -26,9 +27,10 @@ EVENT_FIELDS = (
     ("netns", "I"),
     ("cpu", "I"),
     ("srtt_us", "I"),
-    ("sk_err", "i"),
-    ("sk_err_soft", "i"),
-    ("returned", "i"),
+    ("drop_reason", "I"),
+    ("sk_err", "h"),
+    ("sk_err_soft", "h"),
+    ("returned", "h"),
     ("family", "H"),
     ("local_port", "H"),
     ("peer_port", "H"),
@@ -40,6 +42,8 @@ EVENT_FIELDS = (
     ("socket_state", "B"),
     ("shutdown", "B"),
     ("syn_retransmits", "B"),
+    ("drops", "B"),
+    ("drop_received", "B"),
     ("exec_id", "I"),
     ("local_address", "16s"),
     ("peer_address", "16s"),
@@ -85,6 +89,7 @@ COUNTERS = struct.Struct("=" + "".join(code for _, code in COUNTER_FIELDS))
 
 _SYN_SENT, _REQUESTED = int(Hook.SYN_SENT), int(EventFlag.REQUESTED)
 _ENDINGS = tuple(Ending)
+_NO_NAMES: Mapping[int, str] = {}
 _MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 
 
@@ -95,8 +100,16 @@ class ClockOffsets(NamedTuple):
     boot_ns: int
 
 
-def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending | None = None) -> ConnectEvent:
+def decode_event(
+    record: bytes | memoryview,
+    clock: ClockOffsets,
+    ending: Ending | None = None,
+    reasons: Mapping[int, str] = _NO_NAMES,
+) -> ConnectEvent:
     """Decode one ``struct otc_event``; ``ending`` replaces the recorded one for attempts without an end.
+
+    ``reasons`` has the kernel's names for why it drops packets (``enum skb_drop_reason``); one without a name is shown
+    as its number.
 
     Raises struct.error when the record has not the size of the structure, LookupError for an unknown ending.
     """
@@ -114,6 +127,7 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         netns,
         cpu,
         srtt_us,
+        drop_reason,
         sk_err,
         sk_err_soft,
         returned,
@@ -128,6 +142,8 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         socket_state,
         shutdown,
         syn_retransmits,
+        drops,
+        drop_received,
         exec_id,
         local_bytes,
         peer_bytes,
@@ -172,6 +188,7 @@ def decode_event(record: bytes | memoryview, clock: ClockOffsets, ending: Ending
         shutdown,
         syn_retransmits,
         srtt_us,
+        Drops(reasons.get(drop_reason) or str(drop_reason), drops, bool(drop_received)) if drops else None,
     )
 
 

@@ -32,6 +32,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_sk_buff__network_header": ("sk_buff", "network_header"),
     "OFF_sk_buff__protocol": ("sk_buff", "protocol"),
     "OFF_sk_buff__sk": ("sk_buff", "sk"),
+    "OFF_sk_buff__skb_iif": ("sk_buff", "skb_iif"),
     "OFF_net_device__flags": ("net_device", "flags"),
     "OFF_net_device__nd_net": ("net_device", "nd_net.net"),
     "OFF_sock_exterr_skb__ee_errno": ("sock_exterr_skb", "ee.ee_errno"),
@@ -123,6 +124,8 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
+_DROP_REASONS, _DROP_PREFIX = "skb_drop_reason", "SKB_DROP_REASON_"
+
 # What of that is a bit: OFF_<name> is its byte, BIT_<name> its mask.
 OPTIONAL_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
     "OTC_MPTCP": {"mptcp_subflow_context__request_join": ("mptcp_subflow_context", "request_join")},
@@ -145,6 +148,7 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
     pids = types.enumerator("cgroup_subsys_id", "pids_cgrp_id")
     numbers["OTC_TYPED_TASK"] = int(types.enumerator("bpf_func_id", "BPF_FUNC_get_current_task_btf") is not None)
     numbers["OTC_PIDS_CONTROLLER"] = -1 if pids is None else pids
+    numbers["OTC_DROP_NOT_SPECIFIED"] = types.enumerator(_DROP_REASONS, f"{_DROP_PREFIX}NOT_SPECIFIED") or 0
     numbers["OTC_SOCKET_BYTES"] = _end(
         numbers, "OFF_socket__state", "OFF_socket__type", "OFF_socket__file", "OFF_socket__sk"
     )
@@ -153,6 +157,13 @@ def find_offsets(types: TypeInformation) -> dict[str, int]:
     numbers["OTC_REGISTERS_BYTES"] = types.size("pt_regs")
     numbers["OTC_UPID_BYTES"] = types.size("upid") if numbers["OTC_VPIDS"] else 0
     return numbers
+
+
+def drop_reasons(types: TypeInformation) -> dict[int, str]:
+    """Return the names of the reasons for which this kernel drops packets, such as ``netfilter_drop``, by number."""
+    return {
+        number: name.removeprefix(_DROP_PREFIX).lower() for name, number in types.enumerators(_DROP_REASONS).items()
+    }
 
 
 def _end(numbers: Mapping[str, int], *names: str) -> int:

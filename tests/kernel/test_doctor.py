@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_connect.capture.doctor import examine, optional
-from otel_connect.capture.hooks import Sight
+from otel_connect.capture.hooks import ProbeSet, Sight
 from otel_connect.config import EnrichConfig
 from otel_connect.errors import ProbeError
 from tests.support import refused_call
@@ -272,3 +272,10 @@ def test_probes_that_do_not_load_are_wrong() -> None:
         "WRONG   probes compile, load and attach: the kernel refused the probes",
         78,
     )
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_kernel_that_gives_no_reasons_for_drops(drops: bool) -> None:
+    found = list(map(str, examine(EnrichConfig(), lambda: Sight(ProbeSet.TYPED, rings=False, drops=drops))))
+    without = "without reasons for drops: this kernel gives none; Linux 5.17 and later do"
+    assert ("ok      reasons for drops" in found, without in found) == (drops, not drops)

@@ -113,7 +113,8 @@ def test_connect_itself_says_what_became_of_its_attempt(
         (event,) = ended(capture)
         assert [event for event in capture.take_in_progress() if event.pid == os.getpid()] == []
     verdict = Verdict(outcome, None if outcome is Outcome.UNKNOWN else number)
-    assert (event.ending, event.hooks, decide(event)) == (Ending.RETURNED, FINAL, verdict)
+    seen = FINAL | (Hook.RESET if answer in {Answer.REFUSE, Answer.RESET} else 0)
+    assert (event.ending, event.hooks, decide(event)) == (Ending.RETURNED, seen, verdict)
     assert event.duration_ns is not None
     assert 0 < event.duration_ns <= took
     said = dict(attempt_attributes(make_attempt(**event._asdict(), outcome=outcome, errno=verdict.errno)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from otel_connect.model import (
     Attempt,
     ConnectEvent,
+    Drops,
     Ending,
     EventFlag,
     Hook,
@@ -132,7 +133,7 @@ attempts = st.builds(
     event_id=hostile_text,
     start_unix_ns=_unix_ns,
     duration_ns=st.one_of(st.none(), st.integers(0, 1 << 62)),
-    hooks=st.integers(0, 15),
+    hooks=st.integers(0, 31),
     flags=st.integers(0, 31),
     pid=st.integers(0, (1 << 32) - 1),
     parent_pid=st.integers(0, (1 << 32) - 1),
@@ -148,5 +149,6 @@ attempts = st.builds(
     requested_port=_ports,
     syn_retransmits=st.integers(0, 255),
     srtt_us=st.integers(0, (1 << 32) - 1),
+    drops=st.one_of(st.none(), st.builds(Drops, hostile_text, st.integers(1, 255), st.booleans())),
 )
 """Any attempt."""

@@ -7,7 +7,7 @@ import pytest
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.errors import ProbeError
 
-INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST = 1, 2, 4, 5, 6, 8, 10
+INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST, FUNC_PROTO = 1, 2, 4, 5, 6, 8, 10, 13
 
 
 class Table:
@@ -27,7 +27,10 @@ class Table:
             self._types += struct.pack("=I", 32)
         for member, *rest in members:
             self._types += struct.pack("=I", self._string(member))
-            self._types += struct.pack("=i", rest[0]) if kind == ENUM else struct.pack("=II", *rest)
+            if kind in {ENUM, FUNC_PROTO}:
+                self._types += struct.pack("=i", rest[0])
+            else:
+                self._types += struct.pack("=II", *rest)
         self._count += 1
         return self._count
 
@@ -74,6 +77,8 @@ def test_sizes_and_constants() -> None:
     assert types.size("task") == 48
     assert [types.enumerator("kind", name) for name in ("first", "last", "other")] == [3, -1, None]
     assert types.enumerator("other", "first") is None
+    assert types.enumerators("kind") == {"first": 3, "last": -1}
+    assert types.enumerators("other") == {}
     with pytest.raises(ProbeError, match="no struct kind"):
         types.size("kind")
 

@@ -21,7 +21,7 @@ from otel_connect.capture.layout import (
     decode_text,
     ring_records,
 )
-from otel_connect.model import About, Ending, EventFlag, Hook, KernelCounters, Told
+from otel_connect.model import About, Drops, Ending, EventFlag, Hook, KernelCounters, Told
 
 CLOCK = ClockOffsets(monotonic_ns=1_000_000, boot_ns=2_000_000)
 NAMES = [name for name, code in EVENT_FIELDS if not code.endswith("x")]
@@ -83,6 +83,17 @@ def test_any_comm_becomes_text_without_nul(comm: bytes) -> None:
     text = decode_event(record(family=AF_INET, comm=comm), CLOCK).comm
     assert "\0" not in text
     text.encode()
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(12, "netfilter_drop"), (13, "13"), ((2 << 16) + 3, "131075")],  # the last is of a subsystem: openvswitch
+)
+def test_a_drop_has_the_name_of_its_reason_or_its_number(number: int, shown: str) -> None:
+    dropped = record(family=AF_INET, drop_reason=number, drops=255, drop_received=1)
+    event = decode_event(dropped, CLOCK, reasons={12: "netfilter_drop"})
+    assert event.drops == Drops(shown, 255, received=True)
+    assert decode_event(record(family=AF_INET), CLOCK, reasons={0: "not_dropped_yet"}).drops is None
 
 
 @pytest.mark.parametrize("damaged", [b"", bytes(EVENT.size - 1), bytes(EVENT.size + 1)])
