@@ -12,6 +12,7 @@ from socket import AF_INET, AF_INET6
 from typing import NamedTuple, TypeAlias
 
 from opentelemetry.semconv._incubating.attributes import process_attributes, service_attributes
+from opentelemetry.semconv._incubating.attributes.network_attributes import NetworkIoDirectionValues
 from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
@@ -56,6 +57,9 @@ SERVICE_PEER_NAME = service_attributes.SERVICE_PEER_NAME
 
 BLOCKING = "otel_connect.blocking"
 COMM = "otel_connect.process.comm"
+DROP_COUNT = "otel_connect.drop.count"
+DROP_DIRECTION = "otel_connect.drop.direction"
+DROP_REASON = "otel_connect.drop.reason"
 DURATION = "otel_connect.duration"
 ERRNO_CODE = "otel_connect.errno.code"
 ERRNO_NAME = "otel_connect.errno.name"
@@ -64,6 +68,7 @@ OUTCOME = "otel_connect.outcome"
 REPEAT_COUNT = "otel_connect.repeat.count"
 REQUESTED_ADDRESS = "otel_connect.requested.address"
 REQUESTED_PORT = "otel_connect.requested.port"
+RST_RECEIVED = "otel_connect.rst.received"
 RETRANSMITS = "otel_connect.syn.retransmits"
 RTT = "otel_connect.rtt"
 SERVER_ADDRESS_MATCHED_BY = "otel_connect.server.address.matched_by"
@@ -79,13 +84,14 @@ Identity: TypeAlias = tuple[Process, int, int, int, int, str]
 """A process, its pid, when it began (Unix time, ns), its parent's pid, its user's id, its comm."""
 
 # Plain integers: an operation on an IntFlag takes ten times as long.
-_SYN_SENT = int(Hook.SYN_SENT)
+_SYN_SENT, _RESET = int(Hook.SYN_SENT), int(Hook.RESET)
 _MEASURED_ENDINGS = (Ending.ESTABLISHED, Ending.CLOSED)
 _GAVE_UP_ITSELF = Verdict(Outcome.LOCAL_ERROR, None)
 _BLOCKING_KNOWN = int(EventFlag.BLOCKING_KNOWN)
 _NONBLOCKING = int(EventFlag.NONBLOCKING)
 
 _TCP = network_attributes.NetworkTransportValues.TCP.value
+_RECEIVE, _TRANSMIT = NetworkIoDirectionValues.RECEIVE.value, NetworkIoDirectionValues.TRANSMIT.value
 _NETWORK_TYPES = {
     int(AF_INET): network_attributes.NetworkTypeValues.IPV4.value,
     int(AF_INET6): network_attributes.NetworkTypeValues.IPV6.value,
@@ -252,9 +258,8 @@ def measured_attributes(attempt: Attempt) -> Attributes:
         pairs.append((NETWORK_LOCAL_ADDRESS, event.local_address))
     if event.local_port is not None:
         pairs.append((NETWORK_LOCAL_PORT, event.local_port))
-    # They are read when the state hook sees the end. Where connect() itself gave up, no SYN was sent.
-    if event.hooks & _SYN_SENT and event.ending in _MEASURED_ENDINGS and attempt.verdict != _GAVE_UP_ITSELF:
-        pairs.append((RETRANSMITS, event.syn_retransmits))
+    if event.hooks & _SYN_SENT:
+        pairs += _syn_attributes(event, attempt.verdict)
     if outcome is Outcome.ESTABLISHED and event.srtt_us:
         pairs.append((RTT, event.srtt_us / 1e6))
     if event.flags & _BLOCKING_KNOWN:
@@ -280,6 +285,21 @@ def attempt_attributes(attempt: Attempt) -> Attributes:
 def valid_text(text: str) -> str:
     r"""Return what UTF-8 can hold of a text: a lone surrogate, which it cannot, is written ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _syn_attributes(event: ConnectEvent, verdict: Verdict) -> list[tuple[str, Value]]:
+    """Say what is known of the SYN on its way, and of a RST."""
+    pairs: list[tuple[str, Value]] = []
+    # They are read when the state hook sees the end. Where connect() itself gave up, no SYN was sent.
+    if event.ending in _MEASURED_ENDINGS and verdict != _GAVE_UP_ITSELF:
+        pairs.append((RETRANSMITS, event.syn_retransmits))
+    if event.hooks & _RESET:
+        pairs.append((RST_RECEIVED, True))
+    if event.drops is not None:
+        reason, packets, received = event.drops
+        direction = _RECEIVE if received else _TRANSMIT
+        pairs += [(DROP_REASON, reason), (DROP_COUNT, packets), (DROP_DIRECTION, direction)]
+    return pairs
 
 
 def _redirected(event: ConnectEvent) -> bool:

@@ -23,7 +23,18 @@ from otel_connect.encode.durations import DURATION_BOUNDARIES
 from otel_connect.encode.metrics import AttemptMetrics
 from otel_connect.encode.resource import WorkloadResources, agent_resource
 from otel_connect.encode.self_metrics import self_metrics
-from otel_connect.model import Attempt, Outcome, ServerName, Signal, ThrottleEvent, Verdict, Withheld, Workload
+from otel_connect.model import (
+    Attempt,
+    Drops,
+    Hook,
+    Outcome,
+    ServerName,
+    Signal,
+    ThrottleEvent,
+    Verdict,
+    Withheld,
+    Workload,
+)
 from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
@@ -46,6 +57,7 @@ def table(heading: str) -> dict[str, dict[str, str]]:
 
 def every_kind_of_attempt() -> list[Attempt]:
     rewritten = {"requested_address": "10.96.0.10", "requested_port": 80, "srtt_us": 1200}
+    seen = {"hooks": int(Hook.SYN_SENT | Hook.END | Hook.RESET), "drops": Drops("netfilter_drop", 2, received=False)}
     who = {"command": "curl", "command_args": ("curl",), "vpid": 1, "cgroup": "0::/"}
     names = {
         "server": ServerName("db.example", "dns", "process"),
@@ -53,7 +65,9 @@ def every_kind_of_attempt() -> list[Attempt]:
         "backend": ("10.9.0.7", 5432),
     }
     return [
-        make_attempt(outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten, **who, **names)
+        make_attempt(
+            outcome=outcome, errno=errno, superseded=superseded, repeat_count=3, **rewritten, **seen, **who, **names
+        )
         for outcome, errno, superseded in product(Outcome, (None, 111), (False, True))
     ]
 

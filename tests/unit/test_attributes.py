@@ -15,7 +15,7 @@ from otel_connect.encode.attributes import (
     valid_text,
 )
 from otel_connect.encode.line import display_line, duration
-from otel_connect.model import Attempt, Ending, Outcome, ServerName, Verdict
+from otel_connect.model import Attempt, Drops, Ending, Hook, Outcome, ServerName, Verdict
 from tests.support.events import attempts, hostile_text, make_attempt
 
 ESTABLISHED: dict[str, Any] = {"outcome": Outcome.ESTABLISHED, "errno": None}
@@ -119,6 +119,21 @@ def test_attributes_of_a_refused_attempt() -> None:
             {"service.peer.name"},
         ),
         ({"errno": 600}, {"otel_connect.errno.code": 600}, {"otel_connect.errno.name"}),
+        ({}, {}, {"otel_connect.rst.received", "otel_connect.drop.reason", "otel_connect.drop.count"}),
+        ({"hooks": int(Hook.SYN_SENT | Hook.END | Hook.RESET)}, {"otel_connect.rst.received": True}, set()),
+        *(
+            (
+                {**outcome, "drops": Drops("netfilter_drop", 2, received)},
+                {
+                    "otel_connect.drop.reason": "netfilter_drop",
+                    "otel_connect.drop.count": 2,
+                    "otel_connect.drop.direction": direction,
+                },
+                set(),
+            )
+            for outcome in (ESTABLISHED, {"outcome": Outcome.TIMED_OUT, "errno": errno.ETIMEDOUT})
+            for received, direction in ((False, "transmit"), (True, "receive"))
+        ),
     ],
 )
 def test_attributes_appear_when_there_is_something_to_say(
