@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from otel_connect.model import ConnectEvent, Drops, Hook
+from tests.support.agent import RunningAgent
 from tests.support.bench import Bench, Family, Target
 from tests.support.captured import Captured, said
 from tests.support.collector import await_until
@@ -340,3 +341,22 @@ def test_whether_a_rst_came(bench: Bench, seen: Captured, family: Family, answer
 
 def test_the_hook_is_one_of_those_that_are_said(seen: Captured) -> None:
     assert "raw_tracepoint:kfree_skb" in seen.capture.hooks
+
+
+# ---- what the agent says of it
+
+
+def test_the_agent_says_it_on_its_record(bench: Bench, firewall: Firewall) -> None:
+    target = silent(bench, Family.IPV4)
+    firewall.out(target.port, "meta l4proto tcp reject with tcp reset")
+    with RunningAgent("--output", "json") as agent:
+        pid = bench.run(target).pid
+        agent.until(lambda: len(agent.attempts(pid)) == 1)
+        (record,) = agent.attempts(pid)
+    named = {"otel_connect.outcome": "refused", "otel_connect.rst.received": True}
+    dropped = {
+        "otel_connect.drop.reason": "netfilter_drop",
+        "otel_connect.drop.count": 1,
+        "otel_connect.drop.direction": "transmit",
+    }
+    assert (named | dropped).items() <= record["attributes"].items()
