@@ -71,7 +71,7 @@ def _attached(attach: Callable[[], Sight]) -> Iterator[Finding]:
         return
     yield Finding(f"{_PROBES} ({sight.probes})", "", 0)
     yield Finding("failures before a SYN", sight.unseen, 0)
-    yield _without("reasons for drops", not sight.drops, "this kernel gives none; Linux 5.17 and later do")
+    yield Finding("reasons for drops", sight.without_reasons, 0)
 
 
 def optional(config: EnrichConfig, effective: int) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ class ProbeSet(StrEnum):
     TYPED = "typed"
     """By the tracepoints of the system call."""
     LITE = "lite"
-    """Not at all: attempts without a SYN are not seen."""
+    """Not at all: attempts without a SYN are not seen. Nor is it seen why packets are dropped."""
 
     @property
     def calls(self) -> int:
@@ -49,6 +49,15 @@ class Sight(NamedTuple):
             return "not those of 32-bit programs, of sendto() with MSG_FASTOPEN, and of files that only a ring has"
         return "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN"
 
+    @property
+    def without_reasons(self) -> str:
+        """Say why there are no reasons for drops; empty when there are."""
+        if self.drops:
+            return ""
+        if self.probes is ProbeSet.LITE:
+            return "none, because of capture.probes"
+        return "this kernel gives none; Linux 5.17 and later do"
+
 
 STATE_PROGRAMS = ("state_change", "state_change_again")
 _RESET_PROGRAM, _DROP_PROGRAM = "receive_reset", "packet_dropped"
@@ -74,7 +83,7 @@ def find_sight(types: TypeInformation, wanted: str) -> Sight:
     """Choose the set of probes: the one that is wanted, or for ``auto`` the best that the kernel allows."""
     probes = _best(types) if wanted == "auto" else ProbeSet(wanted)
     rings = probes is ProbeSet.TYPED and _sees_rings(types)
-    return Sight(probes, rings, drops=_sees_drops(types))
+    return Sight(probes, rings, drops=probes is not ProbeSet.LITE and _sees_drops(types))
 
 
 def _best(types: TypeInformation) -> ProbeSet:

@@ -17,17 +17,18 @@ def kernel(**parameters: int) -> TypeInformation:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "seen"),
+    ("probes", "parameters", "seen"),
     [
-        ({}, False),
-        ({"kfree_skb": 2}, False),  # before Linux 5.17: the packet and the place
-        ({"kfree_skb": 3}, True),
-        ({"kfree_skb": 4}, True),  # since Linux 6.11: the socket that it was received for
+        ("typed", {}, False),
+        ("typed", {"kfree_skb": 2}, False),  # before Linux 5.17: the packet and the place
+        ("typed", {"kfree_skb": 3}, True),
+        ("typed", {"kfree_skb": 4}, True),  # since Linux 6.11: the socket that it was received for
+        ("lite", {"kfree_skb": 4}, False),
     ],
 )
-def test_drops_are_seen_where_the_tracepoint_says_why(parameters: dict[str, int], seen: bool) -> None:
+def test_drops_are_seen_where_the_tracepoint_says_why(probes: str, parameters: dict[str, int], seen: bool) -> None:
     types = kernel(**parameters)
-    sight = find_sight(types, "lite")
-    assert sight == Sight(ProbeSet.LITE, rings=False, drops=seen)
+    sight = find_sight(types, probes)
+    assert sight == Sight(ProbeSet(probes), rings=False, drops=seen)
     hooks = [program.hook for program in find_programs(types, sight, names=False)]
     assert ("kfree_skb" in hooks) is seen
