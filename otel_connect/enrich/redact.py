@@ -54,7 +54,9 @@ _OPTIONS: tuple[tuple[str, dict[str, str]], ...] = (
     ("snmpget snmpwalk snmpset", {"-c": "both", "-A": "next", "-X": "next"}),
     ("smbclient rpcclient net", {"-U": "user", "--user": "user"}),
     ("redis-cli", {"-a": "next"}),
-    ("curl", {"-u": "user", "--user": "user", "-U": "user", "--proxy-user": "user"}),
+    ("curl", {"-u": "user", "--user": "user", "-U": "user", "--proxy-user": "user", "-E": "user", "--cert": "user"}),
+    ("useradd usermod", {"-p": "next"}),
+    ("openssl", {"-k": "next", "-K": "next"}),
     ("http", {"-a": "user"}),
 )
 _PROGRAMS = {name: options for names, options in _OPTIONS for name in names.split()}
@@ -71,6 +73,8 @@ _STARTING_OPTIONS = frozenset({"-exec", "-execdir", "-ok"})
 _EXEC_WITHIN, _LOGIN_WITHIN = 4, 2  # words behind the program: kubectl -n shop exec, docker login
 _OPERATORS = (";", "|", "&", "(", "{", "`")
 _KEYWORDS = frozenset({"then", "do", "else", "!"})
+_CLUSTER = re.compile(r"-[A-Za-z]{2,8}\Z")
+_KEYS_OF_AWS = frozenset({"aws_secret_access_key", "aws_session_token"})  # aws configure set NAME SECRET
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w{0,63}=")
 _QUOTES = "\"'\\"
 _CLOSING = re.compile(r"[\"'\\]{1,4}[;|&)]{0,4}\Z")
@@ -104,7 +108,7 @@ class _Line:
         self._begins = True  # the next word is a program
         self._starts = False  # a later one may be
         self._follows = ""
-        self._last = ""
+        self._last: tuple[str, ...] = ()
 
     def element(self, argument: str) -> str:
         """Mask one element of a list of arguments."""
@@ -164,11 +168,16 @@ class _Line:
         if word in _STARTING_OPTIONS or (word == "exec" and self._behind <= _EXEC_WITHIN):
             self._starts = True
         self._follows = _takes_secret(word, self._options)
-        if word.lower() == "password" or (self._last.lower(), word.lower()) == ("identified", "by"):
-            self._follows = "quoted"  # SQL: IDENTIFIED BY 'secret'
-        self._last = word
+        self._follow_sql(word.lower())
         if word.endswith(_OPERATORS) or word in _KEYWORDS:
             self._begins, self._starts = True, False
+
+    def _follow_sql(self, word: str) -> None:
+        """Expect a secret in quotes: IDENTIFIED BY '…', IDENTIFIED WITH plugin BY '…', SET PASSWORD FOR user = '…'."""
+        names = word == "password" or (word == "by" and "identified" in self._last)
+        if names or (word == "=" and "password" in self._last):
+            self._follows = "quoted"
+        self._last = (*self._last[-3:], word)
 
     def _run(self, name: str) -> None:
         self._program, self._options = name, _PROGRAMS.get(name, {})
@@ -216,11 +225,18 @@ def _inside_quotes(raw: str, mask: Callable[[str], str]) -> str:
 
 def _takes_secret(word: str, options: dict[str, str]) -> str:
     """Say how the next word is to be masked: ``next``, ``user``, ``weak``, or not at all."""
-    if (kind := options.get(word)) in {"next", "both", "user"}:
+    if (kind := options.get(word) or options.get(_last_of_cluster(word))) in {"next", "both", "user"}:
         return "user" if kind == "user" else "next"
+    if word in _KEYS_OF_AWS:
+        return "next"
     if OPTION.match(word):
         return {2: "next", 1: "weak"}.get(secrecy(word), "")
     return ""
+
+
+def _last_of_cluster(word: str) -> str:
+    """Return the last of several short options in one word (``-u`` of ``-su``): only that one takes what follows."""
+    return f"-{word[-1]}" if _CLUSTER.match(word) else ""
 
 
 def _masked_option(argument: str, options: dict[str, str]) -> str:
