@@ -347,6 +347,6 @@ def test_what_follows_control_c_begins_a_line() -> None:
             process.kill()
             os.close(master)
     lines = CODE.sub("", shown).split("\r\n")
-    assert lines[0] == "otel-connect: capturing every TCP connect attempt of this host, to the console"
+    assert lines[0].startswith("otel-connect: capturing every TCP connect attempt of this host, to the console (")
     assert "OUTCOME" in lines[1]
     assert any(line.endswith("^C") for line in lines), lines

@@ -204,9 +204,13 @@ def doctor() -> str:
     )
     lines = ended.stdout.splitlines()
     assert ended.returncode == 0, (ended.stdout, ended.stderr)
-    assert all(line.startswith("ok ") for line in lines), lines
-    assert "ok      probes compile, load and attach" in lines, lines
-    return f"{len(lines)} lines, all of them ok"
+    lacking = [line for line in lines if not line.startswith("ok ")]
+    (attached,) = [line for line in lines if line.startswith("ok      probes compile, load and attach (")]
+    assert {line.partition(":")[0] for line in lacking} <= {
+        "without failures before a SYN",
+        "without reasons for drops",
+    }, lines
+    return f"{attached[8:]}; {'; '.join(lacking)}"
 
 
 def verified() -> str:
@@ -223,7 +227,7 @@ def verified() -> str:
             bpf._bpf(INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
             os.close(program)
             counts += struct.unpack_from("=I", info, VERIFIED_AT)
-    assert len(counts) == 7, counts
+    assert len(counts) >= 7, counts
     assert max(counts) < PATIENCE / 2, counts
     return f"{max(counts)} of {PATIENCE} instructions" if max(counts) else "this kernel does not tell"
 

@@ -57,6 +57,7 @@ CLOSED_IN_CALL = {
     "hooks": E | S | D | X, "flags": int(EventFlag.CLOSED_IN_CALL | EventFlag.LOCKED), "socket_state": UNCONNECTED
 }  # fmt: skip
 END_MISSED = {"hooks": E | S | X}
+USED_AGAIN = "a socket that is used again (tests/kernel/test_evidence.py)"
 TAKEN = "a client that asks without a pause (tests/kernel/test_evidence.py)"
 WITHOUT_PROGRAMS = "a state hook without its programs for ends (tests/kernel/test_missed_ends.py)"
 
@@ -141,9 +142,10 @@ CASES = (
                 shown_by=TAKEN),
     OutcomeCase("given up, with the ICMPv6 error of an earlier attempt",
                 given_up(sk_err_soft=-errno.ENETUNREACH, shutdown=CLOSED_BY_APPLICATION, family=AF_INET6),
-                Outcome.UNKNOWN),
+                Outcome.UNKNOWN, shown_by=USED_AGAIN),
     OutcomeCase("given up, with the ICMP error of an earlier attempt",
-                given_up(sk_err_soft=-errno.ENETUNREACH, shutdown=CLOSED_BY_APPLICATION), Outcome.ABANDONED),
+                given_up(sk_err_soft=-errno.ENETUNREACH, shutdown=CLOSED_BY_APPLICATION), Outcome.ABANDONED,
+                shown_by=USED_AGAIN),
     OutcomeCase("ICMP, its error taken by SO_ERROR", closed(sk_err_soft=errno.EHOSTUNREACH), Outcome.UNREACHABLE,
                 errno.EHOSTUNREACH, shown_by=TAKEN),
     OutcomeCase("end missed, connect() returns: timed out", returned(errno.ETIMEDOUT, **END_MISSED),
