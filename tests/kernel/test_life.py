@@ -296,7 +296,7 @@ def test_a_reload_takes_what_it_can_and_names_what_it_cannot(tmp_path: Path) -> 
     with RunningAgent("--config", str(settings), "--output", "json") as agent:
         settings.write_text(
             f'[serve]\nlisten = "{listen}"\n[log]\nformat = "json"\n'
-            "[capture]\nring_bytes = 4096\nmax_in_progress = 9\nstale_after_s = 61\nprocess_rate = 5\n"
+            "[capture]\nprobes = 'lite'\nring_bytes = 4096\nmax_in_progress = 9\nstale_after_s = 61\nprocess_rate = 5\n"
             "process_burst = 6\ncgroup_rate = 7\ncgroup_burst = 8\ndrain_interval_ms = 20\n"
             "[enrich]\ncommand_args = true\nnames = false\nconntrack = true\n[export]\nspool_directory = ''\n"
         )
