@@ -276,9 +276,8 @@ def test_it_says_that_nothing_waits_on_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bounding", "config", "says"),
     [
-        ("-net_raw", "", "no CAP_NET_RAW, so none from DNS"),
-        ("-sys_admin", "", "no CAP_SYS_ADMIN or CAP_SYS_PTRACE, so from DNS only in the agent's own network namespace"),
-        ("-net_raw", "enrich.names = false\n", "switched off by enrich.names"),
+        ("-net_raw,-sys_admin", "", "from DNS and /etc/hosts"),
+        ("-net_raw,-sys_admin", "enrich.names = false\n", "off"),
     ],
 )
 def test_it_says_which_names_there_will_be(bounding: str, config: str, says: str, tmp_path: Path) -> None:
