@@ -96,9 +96,16 @@ def test_who_is_inside_goes_on_to_another_passage_while_a_fork_waits_for_him() -
 def test_two_threads_fork_at_once_and_others_stay_out_until_both_have() -> None:
     gate = Gate()
     gate.before_fork()
-    second = threading.Thread(target=gate.before_fork)
+    shut, end = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        gate.before_fork()
+        shut.set()
+        end.wait(30)  # another thread would have its number
+
+    second = threading.Thread(target=fork)
     second.start()
-    second.join(30)
+    assert shut.wait(30)
     gate.after_fork_in_parent()
     visitor = Visitor(gate)
     assert not visitor.inside.wait(0.1)
@@ -107,6 +114,8 @@ def test_two_threads_fork_at_once_and_others_stay_out_until_both_have() -> None:
     late = Visitor(gate)
     assert late.inside.wait(forks.LONGEST_STALL_S / 2)
     late.leave.set()
+    end.set()
+    second.join(30)
 
 
 def in_child(check: object) -> None:
