@@ -7,6 +7,7 @@ Documentation/bpf/btf.rst of the kernel.
 
 import struct
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from otel_connect.errors import ProbeError
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
+_BEGINNING = struct.Struct("=II")
 _MEMBER = struct.Struct("=III")
 _ENUMERATOR = struct.Struct("=Ii")
 
@@ -94,8 +96,7 @@ class TypeInformation:
 
     def typedef(self, wanted: str) -> int | None:
         """Return the number of the typedef of that name, ``None`` when this kernel does not have it."""
-        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
-        return self._typedefs.get(at - self._strings + 1) if at >= 0 else None
+        return self._number(_TYPEDEF, wanted)
 
     def parameters(self, typedef: int) -> int:
         """Count the parameters of a type that is a pointer to a function, by the number of its typedef."""
@@ -104,8 +105,7 @@ class TypeInformation:
 
     def function(self, wanted: str) -> int | None:
         """Return the number of the function of that name, ``None`` when this kernel does not have it."""
-        at = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings)
-        return self._functions.get(at - self._strings + 1) if at >= 0 else None
+        return self._number(_FUNC, wanted)
 
     def enumerator(self, enumeration: str, wanted: str) -> int | None:
         """Value of a constant of a 32-bit ``enum``; ``None`` when this kernel does not have it."""
@@ -137,9 +137,6 @@ class TypeInformation:
         positions = [0]  # type 0 is void
         self._structures: dict[str, int] = {}
         self._enumerations: dict[str, int] = {}
-        # By the places of their names: there are thousands.
-        self._typedefs: dict[int, int] = {}
-        self._functions: dict[int, int] = {}
         blob = self._blob
         unpack = _TYPE.unpack_from
         while position < end:
@@ -149,10 +146,6 @@ class TypeInformation:
                 raise KeyError(kind)
             if kind == _STRUCT and name:
                 self._structures.setdefault(self._string(name), len(positions))
-            elif kind == _FUNC:
-                self._functions[name] = len(positions)
-            elif kind == _TYPEDEF:
-                self._typedefs[name] = len(positions)
             elif kind == _ENUM and name:
                 self._enumerations.setdefault(self._string(name), len(positions))
             positions.append(position)
@@ -190,6 +183,19 @@ class TypeInformation:
                 return type_id
             type_id = target
         return 0
+
+    def _number(self, kind: int, wanted: str) -> int | None:
+        """Find a type by its kind and name among tens of thousands that are seldom asked for."""
+        name = self._blob.find(b"\0%b\0" % wanted.encode(), self._strings) + 1 - self._strings
+        for linkage in range(3) if name > 0 else ():  # of functions: static, global, extern
+            begins = _BEGINNING.pack(name, kind << 24 | linkage)
+            at = self._blob.find(begins, self._positions[1])
+            while at >= 0:
+                number = bisect_left(self._positions, at, 1)
+                if number < len(self._positions) and self._positions[number] == at:
+                    return number
+                at = self._blob.find(begins, at + 1)
+        return None
 
     def _target(self, type_id: int) -> int:
         return int(_TYPE.unpack_from(self._blob, self._positions[type_id])[2])
