@@ -30,7 +30,7 @@ class ProbeSet(StrEnum):
 
 
 class Sight(NamedTuple):
-    """What the probes in use see of failures before a SYN."""
+    """What the probes in use see: failures before a SYN, and why packets are dropped."""
 
     probes: ProbeSet
     rings: bool

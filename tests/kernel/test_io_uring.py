@@ -60,24 +60,10 @@ def run(bench: Bench, ring: Path, mode: str, *targets: Target) -> tuple[int, lis
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", WITH_SYN)
-def test_an_attempt_with_a_syn(bench: Bench, seen: Captured, ring: Path, name: str, family: Family, mode: str) -> None:
-    case = WITH_SYN[name]
-    target = case.target(bench, family)
-    pid, returned = run(bench, ring, mode, target)
-    assert returned == [case.returned]
-    events = seen.of_process(pid, 1)
-    assert said(events) == [case.said]
-    assert [event.target for event in events] == [(target.address, target.port)]
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", WITHOUT)
-def test_a_failure_before_the_syn(
-    bench: Bench, seen: Captured, ring: Path, kind: str, family: Family, mode: str
+@pytest.mark.parametrize("case", [*WITH_SYN.values(), *WITHOUT.values()], ids=[*WITH_SYN, *WITHOUT])
+def test_an_attempt_with_a_syn_or_a_failure_before_it(
+    bench: Bench, seen: Captured, ring: Path, case: Case, family: Family, mode: str
 ) -> None:
-    case = WITHOUT[kind]
     target = case.target(bench, family)
     pid, returned = run(bench, ring, mode, target)
     assert returned == [case.returned]
