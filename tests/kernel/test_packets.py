@@ -59,6 +59,16 @@ def datagrams(namespace: NetworkNamespace, family: socket.AddressFamily = socket
     return namespace.inside(lambda: socket.socket(family, socket.SOCK_DGRAM))
 
 
+def look_up(client: socket.socket, server: socket.socket, address: str) -> None:
+    """Have a client ask a server at an address, and get its answer."""
+    server.bind((address, 53))
+    client.connect((address, 53))
+    client.send(b"ask")
+    _, back = server.recvfrom(100)
+    server.sendto(b"answer", back)
+    assert client.recv(100) == b"answer"
+
+
 def started(pid: int) -> int:
     """Read when a process began, in clock ticks since boot."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -185,12 +195,7 @@ def test_what_passes_through_is_no_question_of_here(packets: Packets, namespace:
         far.ip("route add default via 10.53.6.1")
         assert namespace.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"]).returncode == 0
         with datagrams(near) as client, datagrams(far) as server:
-            server.bind(("10.53.6.53", 53))
-            client.connect(("10.53.6.53", 53))
-            client.send(b"ask")
-            _, back = server.recvfrom(100)
-            server.sendto(b"answer", back)
-            assert client.recv(100) == b"answer"
+            look_up(client, server, "10.53.6.53")
         found = packets.drain(10_000)
         assert [(one.netns, one.outgoing) for one in found if one.payload == b"ask"] == [(near.inode, True)]
         assert {one.outgoing for one in found if one.netns == namespace.inode} <= {False}
@@ -208,12 +213,7 @@ def test_an_answer_to_a_macvlan_is_seen_at_the_device_below_it_alone(
             space.ip(f"addr add {address} dev {device}")
             space.ip(f"link set {device} up")
         with datagrams(inner) as client, datagrams(beside) as server:
-            server.bind(("10.53.7.53", 53))
-            client.connect(("10.53.7.53", 53))
-            client.send(b"ask")
-            _, back = server.recvfrom(100)
-            server.sendto(b"answer", back)
-            assert client.recv(100) == b"answer"
+            look_up(client, server, "10.53.7.53")
         found = packets.drain(10_000)
         assert {(one.netns, one.outgoing) for one in found if one.payload == b"ask"} == {(inner.inode, True)}
         answers = [(one.netns, one.outgoing) for one in found if one.payload == b"answer"]
