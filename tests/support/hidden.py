@@ -1,9 +1,9 @@
-"""Ends of attempts that this machine hides from BPF programs, as the kernel's own event log tells them.
+"""Moments of attempts that this machine hides from BPF programs, as the kernel's own event log has them.
 
 Some hosts keep programs away from their supervisor, process 1: a softirq that interrupts one of its threads
 runs no program, whatever that is attached to, and no counter of missed runs moves. An attempt that ends there
-ends unseen. It cannot be avoided, but it can be told apart from a fault: the kernel's event log sees it
-(``reruns`` acts on that).
+ends unseen, and a SYN that is sent again there is dropped unseen. It cannot be avoided, but it can be told apart
+from a fault: the kernel's event log sees it (``reruns`` acts on that).
 """
 
 import os
@@ -15,11 +15,15 @@ from typing import Self
 
 from otel_connect.capture.preflight import TRACEFS
 
+_EVENTS = {
+    "sock/inet_sock_set_state": "(oldstate == 2 || oldstate == 3)",  # from SYN_SENT or SYN_RECV
+    "tcp/tcp_retransmit_skb": "state == 2",  # in SYN_SENT
+}
 _PEER = re.compile(r" inet_sock_set_state: .* dport=(\d+) .* daddr=([\d.]+) .* daddrv6=([\da-f:.]+) ")
 
 
 class HiddenEnds:
-    """Counts the ends of attempts in the context of process 1, in a tracing instance of its own."""
+    """Counts what happens to attempts in the context of process 1, in a tracing instance of its own."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -34,10 +38,9 @@ class HiddenEnds:
                 folder.mkdir()
                 self._folder = folder
                 (folder / "buffer_size_kb").write_text("256")
-                (self._event / "filter").write_text(
-                    f"(oldstate == 2 || oldstate == 3) && ({threads})"
-                )  # SYN_SENT, SYN_RECV
-                (self._event / "enable").write_text("1")
+                for event, states in _EVENTS.items():
+                    (folder / "events" / event / "filter").write_text(f"{states} && ({threads})")
+                    (folder / "events" / event / "enable").write_text("1")
                 break
         return self
 
@@ -45,7 +48,7 @@ class HiddenEnds:
         """Stop counting, and remove the instance."""
         if self._folder is not None:
             with suppress(OSError):
-                (self._event / "enable").write_text("0")
+                (self._folder / "events/enable").write_text("0")
             self._folder.rmdir()
 
     @property
@@ -53,7 +56,8 @@ class HiddenEnds:
         """How many there have been; 0 where they cannot be counted."""
         if self._folder is None:
             return 0
-        return (self._folder / "trace").read_text(errors="replace").count(" inet_sock_set_state: ")
+        trace = (self._folder / "trace").read_text(errors="replace")
+        return sum(trace.count(f" {event.rpartition('/')[2]}: ") for event in _EVENTS)
 
     @property
     def peers(self) -> Counter[tuple[str, int]]:
@@ -71,8 +75,3 @@ class HiddenEnds:
                 with suppress(OSError):
                     (folder / "events/enable").write_text("0")
                     folder.rmdir()
-
-    @property
-    def _event(self) -> Path:
-        assert self._folder is not None
-        return self._folder / "events/sock/inet_sock_set_state"
