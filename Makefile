@@ -31,6 +31,8 @@ check: setup-tests ## format, lint and types, without tests
 	@$(VENV)/clang-format --dry-run -Werror probes/*.c probes/*.h
 	@$(VENV)/mypy --no-error-summary $(SOURCES)
 
+TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: check ## every check and every test (TESTS="tests/unit -k outcome" for some)
 	@OTEL_CONNECT_COLLECTOR="$$(tests/collector/build.sh)" $(VENV)/python -m pytest $(TESTS)

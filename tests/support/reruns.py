@@ -1,7 +1,7 @@
 """Runs a test again that failed while this machine hid an end of an attempt from the probes (see ``hidden``).
 
-Only tests marked ``captures`` are, once, after all others and with fixtures made afresh. The first failure is shown
-in the summary. A run has three of them at the most: a test that fails after that has failed.
+Only tests marked ``captures`` are, once, after all others of their worker and with fixtures made afresh. The first
+failure is shown in the summary. A run in which more than three tests were run again has failed.
 """
 
 from collections.abc import Callable, Generator
@@ -16,9 +16,8 @@ _CATEGORY = "rerun"
 class Reruns:
     """A plugin; ``hidden`` says how many ends have been hidden so far."""
 
-    def __init__(self, hidden: Callable[[], int], most: int = MOST) -> None:
+    def __init__(self, hidden: Callable[[], int]) -> None:
         self._hidden = hidden
-        self._most = most
         self._again: list[pytest.Item] = []
         self._last_runs = False
 
@@ -56,24 +55,33 @@ class Reruns:
         result = yield
         self._last_runs = True
         for item in self._again:
+            for plugin in session.config.pluginmanager.get_plugins():
+                if hasattr(plugin, "item_index"):  # a worker of xdist: with its reports goes the test's number
+                    plugin.item_index = session.items.index(item)
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         return result
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")  # a worker has none
+        if reporter is not None and len(_run_again(reporter)) > MOST:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        reports = terminalreporter.stats.get(_CATEGORY, [])
-        if not reports:
+        tests = _run_again(terminalreporter)
+        if not tests:
             return
-        terminalreporter.section(
-            f"run again, an end had been hidden from the probes: {len(self._again)} of {self._most}"
-        )
-        for report in reports:
+        terminalreporter.section(f"run again, an end had been hidden from the probes: {len(tests)}, at most {MOST}")
+        for report in terminalreporter.stats[_CATEGORY]:
             terminalreporter.write_line(f"{report.nodeid} failed at first ({report.when}):", yellow=True)
             terminalreporter.write_line(report.longreprtext)
 
     def _excused(self, item: pytest.Item) -> bool:
-        """Say whether this failure does not count; what fails once more always does."""
+        """Return whether this failure does not count; what fails once more always does."""
         if self._last_runs or item.get_closest_marker("captures") is None:
             return False
-        if item not in self._again and len(self._again) >= self._most:
-            return False
         return self._hidden() > item.stash[_BEGAN]
+
+
+def _run_again(reporter: pytest.TerminalReporter) -> set[str]:
+    return {report.nodeid for report in reporter.stats.get(_CATEGORY, [])}
