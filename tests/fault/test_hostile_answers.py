@@ -145,7 +145,7 @@ SLOW = {
 @pytest.mark.parametrize(("protocol", "script"), list(SLOW.values()), ids=list(SLOW))
 def test_an_answer_that_trickles_in_is_given_up_in_time(protocol: Protocol, script: list[Reply]) -> None:
     with receive(protocol, script) as receiver:
-        bench = Bench(configured(receiver, protocol, timeout_ms=300))
+        bench = Bench(configured(receiver, protocol, timeout_ms=1000))
         bench.put(logs("a"))
         assert bench.await_answers(1).action is Action.RETRY
         account = bench.close()

@@ -498,11 +498,9 @@ def test_a_backend_that_is_away_delays_the_end_by_five_seconds_at_most(reply: Re
 
 def test_a_loss_is_said_in_the_log_and_sent_as_an_event() -> None:
     refused = Reply(status=400, headers={"content-type": "text/plain"}, body=b"no such tenant")
-    with HttpReceiver() as receiver, closed_port() as port:
-        environment = otlp(
-            receiver, OTEL_CONNECT_LISTEN="off", OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none"
-        )
-        with RunningAgent(environment=environment) as agent:
+    with HttpReceiver() as receiver, HttpReceiver() as others, closed_port() as port:
+        of_logs = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"{receiver.endpoint}/v1/logs"}
+        with RunningAgent(environment=otlp(others, OTEL_CONNECT_LISTEN="off") | of_logs) as agent:
             receiver.await_requests(1)  # its own events: they are in no account
             receiver.answer(refused)
             connect(port)
