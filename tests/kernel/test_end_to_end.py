@@ -209,7 +209,8 @@ def test_every_attempt_is_one_span_that_joins_its_log_record(arrived: Arrived) -
 def test_the_prometheus_page_has_the_same_totals(arrived: Arrived) -> None:
     for kind in KINDS:
         assert arrived.attempts_total[kind.outcome] >= ATTEMPTS
-    assert arrived.durations == arrived.attempts_total
+    ended = {outcome: count for outcome, count in arrived.attempts_total.items() if outcome != "pending"}
+    assert arrived.durations == ended
 
 
 def test_each_program_is_a_service_of_its_own(arrived: Arrived) -> None:
@@ -236,8 +237,10 @@ def test_each_service_has_as_many_attempts_in_the_metrics_as_it_has_records(arri
 
 
 def test_the_ledger_balances(arrived: Arrived) -> None:
-    ledgers = [line for line in arrived.agent_errors if ": seen " in line]
-    assert len(ledgers) == 2
-    for line in ledgers:
-        assert "+ queued 0 + dropped 0" in line
-        assert "unaccounted" not in line
+    logs, traces = (line for line in arrived.agent_errors if ": seen " in line)
+    assert "+ queued 0 + dropped 0" in logs
+    # An attempt of another program that goes on at the end has a record and no span.
+    pending = int(arrived.attempts_total.get("pending", 0))
+    assert f"+ queued 0 + dropped {pending}" in traces
+    assert f"(sampled {pending})" in traces or not pending
+    assert "unaccounted" not in logs + traces
