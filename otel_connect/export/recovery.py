@@ -6,7 +6,6 @@ that is complete carries its final name before the old one is touched, and is pu
 opens the directory next.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from otel_connect.export.disk import DATABASE, WAL, DiskStore, take_lock
 from otel_connect.export.rows import Tally
 from otel_connect.export.salvage import PAGE, TALLY_PAGE, Pages, Salvage, fits, read_wal
 from otel_connect.export.store import SIGNALS, Batch, Opened, StoreDamagedError, StoreError
-
-_log = logging.getLogger(__name__)
 
 _MENDED = "mended"
 _UNFINISHED = "unfinished"
@@ -86,7 +83,6 @@ def _verified(directory: Directory, wal: bytes, noted: Tally) -> DiskStore:
 def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     """Write what is intact to a new database and put that in place."""
     path = directory.path
-    _log.warning("spool: %s; it moves aside, and what is intact is kept", why)
     _forget_old(path, _ASIDE_KEPT - 1)
     directory.create(DATABASE)
     with closing(take_lock(path / DATABASE)):  # somebody may hold it whose lock of the directory was removed
@@ -100,8 +96,11 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     expected = dict(zip(SIGNALS, tally.records, strict=True))
     lost = {signal: max(expected[signal] - total.records, 0) for signal, total in store.totals.items()}
     intact = sum(total.records for total in store.totals.values())
-    _log.warning("spool: %d records were intact, %d are lost", intact, sum(lost.values()))
-    return Opened(store, lost)
+    said = (
+        f"spool: {why}; it moves aside, and what is intact is kept",
+        f"spool: {intact} records were intact, {sum(lost.values())} are lost",
+    )
+    return Opened(store, lost, said)
 
 
 def _write_intact(path: Path, wal: bytes, noted: Tally) -> Tally:

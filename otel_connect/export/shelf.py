@@ -5,10 +5,10 @@ still be read. It is damaged, or the application has closed its descriptors: it 
 Its directory was deleted or replaced: what lies in the old one can be read as long as it is open, and moves to the
 new one. If only its log was, everything moves from that into the database.
 
-No method raises for any of these but ``read``; the caller holds a lock.
+No method raises for any of these but ``read``. The caller holds a lock, so nothing is logged here: the caller is given
+the lines, and logs them when it has released the lock.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from otel_connect.errors import SpoolInUseError
@@ -19,14 +19,12 @@ from otel_connect.export.moving import all_heads, copy, renumber
 from otel_connect.export.store import CLOSED, Batch, Disk, Head, Opened, StoreDamagedError, StoreError, Total, Totals
 from otel_connect.model import Signal
 
-_log = logging.getLogger(__name__)
-
 
 class Shelf:
     """A disk that may be in trouble.
 
-    ``open_disk`` opens and verifies it, ``look_every_s`` says how often a trouble is looked at. What is
-    found there at first is entered in the ledger as recovered.
+    ``open_disk`` opens and verifies it, ``look_every_s`` says how often a trouble is looked at, ``say`` takes lines for
+    the log. What is found there at first is entered in the ledger as recovered.
     """
 
     def __init__(
@@ -36,8 +34,11 @@ class Shelf:
         ages: Ages,
         clock: Callable[[], float],
         look_every_s: float,
+        *,
+        say: Callable[[str], None],
     ) -> None:
         self._open_disk = open_disk
+        self._say = say
         self._ledger = ledger
         self._ages = ages
         self._clock = clock
@@ -73,7 +74,7 @@ class Shelf:
     def open(self) -> int:
         """Open it for the first time, and give the next key; raises SpoolInUseError."""
         try:
-            return self._adopt(self._open_disk(), 1)
+            return self._adopt(self._open(), 1)
         except StoreError as error:
             self._fail(error)
             return 1
@@ -96,7 +97,7 @@ class Shelf:
             self._fail(error)
             return next_key
         if self._trouble is not None:
-            _log.warning("spool: the disk is in use again after %.0f s", self._clock() - self._troubled_since)
+            self._say(f"spool: the disk is in use again after {self._clock() - self._troubled_since:.0f} s")
         self._trouble = None
         return next_key
 
@@ -161,11 +162,17 @@ class Shelf:
         message = str(error)
         if self._trouble is None:
             self._troubled_since = self._clock()
-            _log.warning("spool: %s; what comes in waits in memory, and the disk is tried again", message)
+            self._say(f"spool: {message}; what comes in waits in memory, and the disk is tried again")
         self._trouble = message
         self._next_look = self._clock() + self._look_every_s
         if reading or isinstance(error, StoreDamagedError):
             self._readable = False
+
+    def _open(self) -> Opened:
+        opened = self._open_disk()
+        for line in opened.said:
+            self._say(line)
+        return opened
 
     def _restore(self, next_key: int) -> int:
         """Have a disk at the path again; gives the next key, raises StoreError or SpoolInUseError."""
@@ -178,7 +185,7 @@ class Shelf:
             return next_key
         if disk is not None:
             self._put_out_of_sight(disk)
-        opened = self._open_disk()
+        opened = self._open()
         if any(self._out_of_sight.values()):
             self._take_back(opened)
             return next_key
@@ -233,7 +240,7 @@ class Shelf:
     def _move(self, old: Disk, next_key: int) -> int:
         """Go on with the disk that is at the path now, and take along what lies on the old one."""
         old.let_go()
-        opened = self._open_disk()
+        opened = self._open()
         new = opened.store
         try:
             after = renumber(new, next_key)

@@ -7,11 +7,16 @@ so that at any moment the ledger's ``queued`` is what lies here.
 
 While the disk is in trouble (see ``shelf``), what comes in waits in memory, within the bound of memory;
 what lies on the disk is sent as long as it can be read, and what waits in memory moves there afterwards.
+
+Nothing is logged while the lock is held. An application's logging handler may have a lock of its own, and hold it while
+it exports through this spool: the two locks would be taken in both orders.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from heapq import merge
 from typing import NamedTuple
 
@@ -21,6 +26,8 @@ from otel_connect.export.moving import all_heads
 from otel_connect.export.shelf import Shelf
 from otel_connect.export.store import BATCH_BYTES, Batch, Head, MemoryStore, Opened, StoreError, make_batch
 from otel_connect.model import Request, Signal
+
+_log = logging.getLogger(__name__)
 
 _MOST_LEASED = 4096
 _MOVE_BYTES = 4 << 20
@@ -74,14 +81,19 @@ class Spool:
         clock: Callable[[], float],
         look_every_s: float = 10.0,
     ) -> None:
-        self._condition = threading.Condition(threading.RLock())
+        self._condition = threading.Condition(threading.Lock())  # not taken twice: lines would be logged inside
+        self._lines: list[str] = []
         self._ledger = ledger
         self._limits = limits
         self._ages = ages
         self._look_every_s = look_every_s
         self._memory = MemoryStore()
-        self._shelf = None if open_disk is None else Shelf(open_disk, ledger, ages, clock, look_every_s)
-        self._next_key = 1 if self._shelf is None else self._shelf.open()
+        self._shelf: Shelf | None = None
+        self._next_key = 1
+        if open_disk is not None:
+            self._shelf = Shelf(open_disk, ledger, ages, clock, look_every_s, say=self._lines.append)
+            with self._held():
+                self._next_key = self._shelf.open()
         self._leased: dict[int, Head] = {}
         self._alone: set[int] = set()
         self._finishing: set[Signal] = set()
@@ -90,12 +102,12 @@ class Spool:
     @property
     def closed(self) -> bool:
         """Whether nothing is taken, and nothing counted, any more."""
-        with self._condition:
+        with self._held():
             return self._closed
 
     def put(self, request: Request) -> Sequence[Loss]:
         """Take a request, durably if the disk works; gives what had to go for it, perhaps itself."""
-        with self._condition:
+        with self._held():
             self._ledger.accept(request.signal, request.records)
             if self._closed:
                 return self._refuse(request, Reason.SHUTDOWN)
@@ -114,23 +126,23 @@ class Spool:
         As many as fit into ``most_bytes`` of bodies, but always one. It is not empty while something is on
         lease, which may be given back.
         """
-        with self._condition:
-            while True:
-                if batches := self.take(signal, most_bytes):
+        while True:
+            with self._held():
+                if batches := self._look_and_take(signal, most_bytes):
                     return batches
                 if self._closed or (signal in self._finishing and not self._on_lease(signal)):
                     return ()
-                self._condition.wait(self._look_every_s)
+                if not self._lines:
+                    self._condition.wait(self._look_every_s)
 
     def take(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
         """Do the same without waiting."""
-        with self._condition:
-            self._look()
-            return () if self._closed else self._take(signal, most_bytes)
+        with self._held():
+            return self._look_and_take(signal, most_bytes)
 
     def give_back(self, batches: Sequence[Batch], *, alone: bool = False) -> None:
         """End a lease: the batches stay the oldest; ``alone``: from now on each is leased by itself."""
-        with self._condition:
+        with self._held():
             self._end_lease(batches)
             if alone:
                 self._alone.update(batch.head.key for batch in batches)
@@ -138,7 +150,7 @@ class Spool:
 
     def delivered(self, batches: Sequence[Batch], rejected: int = 0) -> bool:
         """Remove leased batches the backend has taken but for some records; false after ``close``."""
-        with self._condition:
+        with self._held():
             if not self._remove(batches):
                 return False
             for batch in batches:
@@ -150,7 +162,7 @@ class Spool:
 
     def drop(self, batches: Sequence[Batch], reason: Reason) -> bool:
         """Remove leased batches that are given up; false after ``close``."""
-        with self._condition:
+        with self._held():
             if not self._remove(batches):
                 return False
             self._lose([(batch.head.signal, batch.head.records) for batch in batches], reason)
@@ -161,7 +173,7 @@ class Spool:
 
         The parts have the records of the batch, in their order.
         """
-        with self._condition:
+        with self._held():
             if self._closed:
                 return False
             self._end_lease([batch])
@@ -184,12 +196,12 @@ class Spool:
 
     def limit(self, limits: Limits) -> None:
         """Change how much may wait; what is too much already goes with the next ``put``."""
-        with self._condition:
+        with self._held():
             self._limits = limits
 
     def state(self) -> SpoolState:
         """Say what waits."""
-        with self._condition:
+        with self._held():
             totals = [*self._memory.totals.values(), *(() if self._shelf is None else self._shelf.totals.values())]
             oldest = [head for signal in Signal if (head := next(self._heads(signal), None)) is not None]
             in_memory = self._shelf is None or not self._shelf.works
@@ -203,7 +215,7 @@ class Spool:
 
     def finish(self, signal: Signal) -> None:
         """From now on ``lease`` does not wait for more of this signal."""
-        with self._condition:
+        with self._held():
             self._finishing.add(signal)
             self._condition.notify_all()
 
@@ -212,7 +224,7 @@ class Spool:
 
         What lies on the disk stays there and stays queued.
         """
-        with self._condition:
+        with self._held():
             if self._closed:
                 return {}
             self._look(at_once=True)
@@ -224,6 +236,21 @@ class Spool:
                 self._shelf.close()
             self._condition.notify_all()
             return left
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock, and log what there is to be logged when it is released."""
+        said: Sequence[str] = ()
+        try:
+            with self._condition:
+                try:
+                    yield
+                finally:
+                    said = tuple(self._lines)
+                    self._lines.clear()
+        finally:
+            for line in said:
+                _log.warning("%s", line)
 
     def _look(self, *, at_once: bool = False) -> None:
         """Look after the disk, when it is time to."""
@@ -298,6 +325,10 @@ class Spool:
         """Find the batches of a signal, wherever they are, oldest first."""
         on_disk: Iterable[Head] = () if self._shelf is None else self._shelf.heads(signal)
         return merge(on_disk, all_heads(self._memory, signal))
+
+    def _look_and_take(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
+        self._look()
+        return () if self._closed else self._take(signal, most_bytes)
 
     def _take(self, signal: Signal, most_bytes: int) -> Sequence[Batch]:
         taken: list[Batch] = []

@@ -119,6 +119,8 @@ class Opened(NamedTuple):
     store: Disk
     lost: Mapping[Signal, int]
     """Records that ought to be there and are not, or not as they were written."""
+    said: Sequence[str] = ()
+    """Lines for the log, for the caller to write: it may hold a lock now."""
 
 
 def make_batch(key: int, request: Request, created_ns: int) -> Batch:
