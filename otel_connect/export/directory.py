@@ -70,11 +70,16 @@ class Directory:
             raise StoreError(f"{self.path / name}: cannot be used ({error.strerror})") from error
 
     def replaced(self) -> bool:
-        """Whether the path does not lead here any more, or this was closed."""
+        """Whether the path does not lead here any more."""
         try:
-            return self._closed or identity(self.path.lstat()) != self._identity
+            return identity(self.path.lstat()) != self._identity
         except OSError:
             return True
+
+    @property
+    def held(self) -> bool:
+        """Whether it was not closed."""
+        return not self._closed
 
     @property
     def intact(self) -> bool:

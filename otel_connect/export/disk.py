@@ -176,6 +176,11 @@ class DiskStore:
         except OSError:
             return True
 
+    @property
+    def held(self) -> bool:
+        """Whether its directory was not given up."""
+        return self.directory.held
+
     def log_replaced(self) -> bool:
         """Whether the write-ahead log is not the one under its name any more: the next start would not find it."""
         try:

@@ -180,9 +180,11 @@ class Shelf:
         if disk is not None and self._readable:
             if disk.replaced():
                 return self._move(disk, next_key)
-            if disk.log_replaced():
-                disk.renew_log()
-            return next_key
+            if disk.held:
+                if disk.log_replaced():
+                    disk.renew_log()
+                return next_key
+            # It was given up, but nothing could be put in its place, and now it is there again: it is opened again.
         if disk is not None:
             self._put_out_of_sight(disk)
         opened = self._open()
@@ -192,7 +194,7 @@ class Shelf:
         return self._adopt(opened, next_key)
 
     def _put_out_of_sight(self, disk: Disk) -> None:
-        """Close a damaged disk; if it is not at its path any more, what lies on it is lost."""
+        """Close a disk that is to be opened again; if it is not at its path any more, what lies on it is lost."""
         for signal, total in disk.totals.items():
             self._out_of_sight[signal] += total.records
         for head in self._doomed.values():

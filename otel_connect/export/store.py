@@ -97,6 +97,10 @@ class Disk(Store, Protocol):
     def let_go(self) -> None:
         """Give its place up for another one; what is open stays readable."""
 
+    @property
+    def held(self) -> bool:
+        """Whether its place was not given up."""
+
     def log_replaced(self) -> bool:
         """Whether a file in it that only the next start opens by its name is not there any more."""
 

@@ -283,6 +283,56 @@ def test_a_directory_that_was_filled_by_another_run_is_taken_over(tmp_path: Path
     bench.close()
 
 
+def a_file_instead(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.write_text("not a directory")
+
+
+def moved_back(path: Path) -> None:
+    path.unlink()
+    path.with_name("moved").rename(path)
+
+
+def a_link_instead(path: Path) -> None:
+    (path / DATABASE).rename(path.with_name("moved"))
+    (path / DATABASE).symlink_to(path.with_name("moved"))
+
+
+def database_moved_back(path: Path) -> None:
+    path.with_name("moved").rename(path / DATABASE)
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [(a_file_instead, moved_back), (a_link_instead, database_moved_back)],
+    ids=["directory", "database"],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_was_away_for_a_while_is_used_again(
+    away: Callable[[Path], None], back: Callable[[Path], None], times: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "spool"
+    bench = SpoolBench(path)
+    put_all(bench, bodies(20))
+    for number in range(times):
+        (leased,) = bench.lease(most_bytes=1)
+        away(path)
+        put_all(bench, bodies(1, first=20 + number))
+        assert degraded(bench)
+        assert bench.spool.delivered([leased])
+        bench.look()
+        back(path)
+        bench.look()
+        assert degraded(bench) is None
+    assert bench.bodies() == bodies(20, first=times)
+    account = bench.account()
+    assert (account.exported, account.queued, account.recovered, account.dropped) == (20 + times, 0, 0, {})
+    bench.close()
+    again = SpoolBench(path)
+    assert again.bodies() == []
+    again.close()
+
+
 def remove_database(path: Path) -> None:
     (path / DATABASE).unlink()
 
@@ -634,6 +684,10 @@ class Faulty:
 
     def replaced(self) -> bool:
         return self._inner.replaced()
+
+    @property
+    def held(self) -> bool:
+        return self._inner.held
 
     def log_replaced(self) -> bool:
         return self._inner.log_replaced()
