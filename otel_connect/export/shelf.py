@@ -179,7 +179,10 @@ class Shelf:
         disk = self._disk
         if disk is not None and self._readable:
             if disk.replaced():
-                return self._move(disk, next_key)
+                try:
+                    return self._move(disk, next_key)
+                except StoreDamagedError as error:  # the one that is at the path now: ours can still be read
+                    raise StoreError(str(error)) from error
             if disk.held:
                 if disk.log_replaced():
                     disk.renew_log()

@@ -24,7 +24,7 @@ from otel_connect.export.disk import DATABASE, WAL
 from otel_connect.export.ledger import Reason
 from otel_connect.export.recovery import examine, open_disk
 from otel_connect.export.spool import Limits
-from otel_connect.export.store import Batch, Disk, Head, Opened, StoreError, Total
+from otel_connect.export.store import Batch, Disk, Head, Opened, StoreDamagedError, StoreError, Total
 from otel_connect.model import Signal
 from tests.support.collector import await_until
 from tests.support.spool import LOOK_EVERY_S, SpoolBench, request
@@ -331,6 +331,30 @@ def test_what_was_away_for_a_while_is_used_again(
     again = SpoolBench(path)
     assert again.bodies() == []
     again.close()
+
+
+def test_a_damaged_disk_in_the_place_of_ours_makes_ours_no_less_readable(tmp_path: Path) -> None:
+    opened = 0
+
+    def second_is_damaged(path: Path) -> Opened:
+        nonlocal opened
+        opened += 1
+        if opened == 2:
+            raise StoreDamagedError(f"{path}: is damaged again after it was mended")
+        return open_disk(path)
+
+    bench = SpoolBench(tmp_path / "spool", disk=second_is_damaged)
+    put_all(bench, bodies(3))
+    (tmp_path / "spool").rename(tmp_path / "moved")
+    put_all(bench, bodies(1, first=3))
+    assert degraded(bench)
+    assert bench.bodies() == bodies(4)
+    put_all(bench, bodies(1, first=4))
+    bench.look()
+    assert degraded(bench) is None
+    assert bench.bodies() == bodies(1, first=4)
+    assert bench.account().dropped == {}
+    bench.close()
 
 
 def remove_database(path: Path) -> None:
