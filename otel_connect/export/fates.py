@@ -12,6 +12,7 @@ from otel_connect.export.answer import Action, Answer
 from otel_connect.export.dead_letters import DeadLetters
 from otel_connect.export.delay import DelayHistogram
 from otel_connect.export.ledger import Reason
+from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.export.split import halve
 from otel_connect.export.spool import Spool
 from otel_connect.export.store import Batch
@@ -112,7 +113,8 @@ class Fates:
         now = self._clock()
         if now - self._noticed.get(kind, -_NOTICE_EVERY_S) >= _NOTICE_EVERY_S:
             self._noticed[kind] = now
-            _log.warning(text, *arguments)
+            with ANY_HANDLER:
+                _log.warning(text, *arguments)
 
 
 class _Fitting:

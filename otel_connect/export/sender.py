@@ -16,6 +16,7 @@ from otel_connect.export.dead_letters import DeadLetters
 from otel_connect.export.delay import DelayHistogram
 from otel_connect.export.fates import Fates
 from otel_connect.export.ledger import Reason
+from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.export.spool import Spool
 from otel_connect.export.store import Batch
 from otel_connect.export.transport import Transport
@@ -307,7 +308,8 @@ class Sender:
             self._changed.notify_all()
             line = None if state is before.state else self._line(state, answer, route, now - before.since_s)
         if line is not None:
-            _log.warning("%s", line)
+            with ANY_HANDLER:
+                _log.warning("%s", line)
 
     def _line(self, state: State, answer: Answer, route: Route, after_s: float) -> str | None:
         """Say a change; ``None`` when another signal has said the same of its server, or still has to."""

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from otel_connect.export.age import Ages
 from otel_connect.export.ledger import Ledger, Reason
+from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.export.moving import all_heads
 from otel_connect.export.shelf import Shelf
 from otel_connect.export.store import BATCH_BYTES, Batch, Head, MemoryStore, Opened, StoreError, make_batch
@@ -250,7 +251,8 @@ class Spool:
                     self._lines.clear()
         finally:
             for line in said:
-                _log.warning("%s", line)
+                with ANY_HANDLER:
+                    _log.warning("%s", line)
 
     def _look(self, *, at_once: bool = False) -> None:
         """Look after the disk, when it is time to."""

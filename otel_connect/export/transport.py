@@ -33,6 +33,7 @@ from otel_connect.export.causes import (
 from otel_connect.export.endpoint import USER_AGENT, Endpoint
 from otel_connect.export.exchange import HandshakeCutError, PunctualAdapter
 from otel_connect.export.grpc_transport import GrpcTransport
+from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.export.tls import Stamp, client_context, has_files, stamp
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Renewing:
             fresh = self._opener(self._endpoint)
         except ConfigError as error:
             if not self._warned:
-                _log.warning("%s: the old certificates stay in use: %s", self._endpoint.signal, error.problems[0])
+                with ANY_HANDLER:
+                    _log.warning("%s: the old certificates stay in use: %s", self._endpoint.signal, error.problems[0])
             self._warned = True
             return
         if stamp(self._endpoint) != now:  # they changed while they were read: perhaps not all are of one kind
@@ -104,8 +106,9 @@ class Renewing:
             return
         self._inner.close()
         self._inner, self._stamp = fresh, now
-        _log.info("%s: the certificates have changed and are in use", self._endpoint.signal)
         self._warned = False
+        with ANY_HANDLER:
+            _log.info("%s: the certificates have changed and are in use", self._endpoint.signal)
 
 
 class _PinnedAdapter(PunctualAdapter):

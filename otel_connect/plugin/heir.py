@@ -13,6 +13,7 @@ from pathlib import Path
 
 from otel_connect.errors import OtelConnectError, SpoolInUseError
 from otel_connect.export.exporter import OtlpExporter
+from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.plugin.slots import slots
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ class Heir:
             return True
         except (OtelConnectError, OSError, RuntimeError) as error:
             if self._pauses.get(slot, 1) == 1:
-                _log.warning("%s: what another process has left there cannot be sent now: %s", slot, error)
+                with ANY_HANDLER:
+                    _log.warning("%s: what another process has left there cannot be sent now: %s", slot, error)
             return False
         if exporter is None:
             return True

@@ -1,4 +1,4 @@
-"""An application whose logging handlers export while they hold their locks, while the spool is in trouble."""
+"""Logging handlers of an application: such as export while they hold their locks, and such as raise."""
 
 import json
 import subprocess
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.test_application import variables
 from tests.plugin.test_forks import environment
+from tests.support.collector import free_ports
+from tests.support.instrumented import Arrived
 from tests.support.receiver import HttpReceiver
 
 # The handler of the SDK's instrumentation and its processor that does not wait: ``Handler.handle`` holds the handler's
@@ -120,3 +123,47 @@ def test_a_handler_that_exports_never_waits_for_a_line_about_the_spool(
     assert [sum(line in one for one in result["lines"]) for line in lines] == [ROUNDS, ROUNDS]
     assert "export-logs-0" in result["threads"]
     assert (result["accepted"], result["difference"]) == (result["logged"], 0)
+
+
+RAISING = """
+import logging, sys
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from otel_connect.plugin.exporters import DurableSpanExporter
+
+class Chat(logging.Handler):
+    '''Sends warnings over the network, which is away as well.'''
+
+    def emit(self, record):
+        print(record.getMessage(), flush=True)
+        raise ConnectionError("the chat is away")
+
+logging.getLogger("otel_connect").addHandler(Chat())
+exporter = DurableSpanExporter()
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+provider.get_tracer("shop").start_span("order").end()
+sys.stdin.readline()
+print(exporter.force_flush(20_000), flush=True)
+provider.shutdown()
+"""
+
+
+def test_a_handler_that_raises_does_not_end_delivery(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    shop = variables(tmp_path, f"http://127.0.0.1:{port}", "http/protobuf")
+    with subprocess.Popen(
+        [sys.executable, "-c", RAISING],
+        env=environment(shop),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as application:
+        assert application.stdout is not None
+        assert "does not take requests" in application.stdout.readline()
+        with HttpReceiver(port=port) as receiver:
+            said, errors = application.communicate("go on\n", timeout=60)
+            assert Arrived(receiver).names == ["order"]
+    assert said.splitlines()[-1] == "True"
+    assert errors == ""
