@@ -24,7 +24,7 @@ import click
 from otel_connect import __version__
 from otel_connect.config import Configuration, Layer, Loaded, Output, Protocol, file_layer, load
 from otel_connect.environment import environment_layer, state_layer
-from otel_connect.errors import ConfigError, OtelConnectError
+from otel_connect.errors import ConfigError, OtelConnectError, ProbeError, shortage
 from otel_connect.export.endpoint import resolve
 from otel_connect.serve.listener import NotAliveError, ask_livez, wanted
 from otel_connect.serve.log import start_log
@@ -209,6 +209,8 @@ def main() -> NoReturn:
             _refuse(f"standard output cannot be written ({error.strerror})", 74)
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
+        if isinstance(error, OSError) and (remedy := shortage(error)):
+            _refuse(f"cannot go on: {error.strerror} ({place}); {remedy}", ProbeError.exit_code)
         _refuse(f"internal error: {type(error).__name__}: {error} ({place}); please report this", 70)
     _end(code or 0)
 

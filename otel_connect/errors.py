@@ -13,6 +13,7 @@ Each message is one line that names the cause and the remedy, and docs/troublesh
 other libraries are translated where they enter; a lost or undecodable event is counted, never raised.
 """
 
+import errno
 from collections.abc import Sequence
 
 
@@ -57,3 +58,15 @@ class NotPermittedError(ProbeError):
     """The kernel refused for want of a privilege."""
 
     exit_code = 77
+
+
+_SHORTAGES = {
+    errno.EMFILE: "allow more open files, 1024 for example (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "the whole host has too many open files: raise the sysctl fs.file-max",
+    errno.ENOMEM: "the host, or the limit of the service or container, has no memory left: allow more",
+}
+
+
+def shortage(error: OSError) -> str:
+    """Say what to do about a system call that failed because something has run out; empty if it failed otherwise."""
+    return _SHORTAGES.get(error.errno or 0, "")

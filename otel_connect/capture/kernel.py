@@ -7,12 +7,13 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
-from otel_connect.capture.child import Loaded
+from otel_connect.capture.child import Loaded, Program
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.filters import MAX_FILTERS, FilterMaps
 from otel_connect.capture.hooks import (
@@ -32,11 +33,12 @@ from otel_connect.capture.layout import (
     ring_records,
 )
 from otel_connect.capture.limits import bucket_numbers
-from otel_connect.capture.loader import Wanted, load_probes
+from otel_connect.capture.loader import Wanted, close_all, load_probes
 from otel_connect.capture.offsets import drop_reasons, find_offsets
 from otel_connect.capture.packets import Packets
 from otel_connect.capture.tallies import TALLY, TALLY_KEY, decode_tallies
 from otel_connect.config import CaptureConfig
+from otel_connect.errors import ProbeError, shortage
 from otel_connect.model import (
     ConnectEvent,
     Ending,
@@ -111,27 +113,49 @@ class KernelCapture:
             **bucket_numbers(config),
         }
         self._clocks = clocks or Clocks()
-        self.packets = Packets(self._clocks) if names else None
-        maps = [] if self.packets is None else [self.packets.map]
-        programs = find_programs(types, self.sight, names=names)
+        self._in_progress_limit = config.max_in_progress
+        self._withheld_before = 0
+        self._stale_ns = config.stale_after_s * 1_000_000_000
+        self.packets: Packets | None = None
+        with ExitStack() as opened:
+            try:
+                self._open(opened, load, find_programs(types, self.sight, names=names), numbers, names=names)
+            except OSError as error:
+                remedy = shortage(error) or "please report this"
+                raise ProbeError(f"the probes cannot be used ({error.strerror}); {remedy}") from error
+            self._opened = opened.pop_all()
+
+    def _open(
+        self,
+        opened: ExitStack,
+        load: Callable[[Wanted], Loaded],
+        programs: Sequence[Program],
+        numbers: Mapping[str, int],
+        *,
+        names: bool,
+    ) -> None:
+        """Load and map everything, and have ``opened`` give it back."""
+        maps: Sequence[int] = ()
+        if names:
+            self.packets = Packets(self._clocks)
+            opened.callback(self.packets.close)
+            maps = [self.packets.map]
         loaded = load(Wanted(numbers, programs, [packets_link(number) for number in maps], maps))
+        self._attached = list(loaded.hooks.values())
+        self._programs = dict(loaded.programs)
+        for descriptors in (list(loaded.maps.values()), list(loaded.programs.values()), self._attached):
+            opened.callback(close_all, descriptors)
         if self.packets is not None:
             self.packets.open()
         self.hooks: tuple[str, ...] = tuple(dict.fromkeys(name.partition("/")[0] for name in loaded.hooks))
-        self._attached = list(loaded.hooks.values())
-        self._programs = dict(loaded.programs)
-        self._maps = list(loaded.maps.values())
         self._in_progress = bpf.HashMap(loaded.maps["in_progress"], ATTEMPT.size)
-        self._counter_bytes = cpus * COUNTERS.size
-        self._counters = mmap.mmap(
-            loaded.maps["counters"], _pages(self._counter_bytes), mmap.MAP_SHARED, mmap.PROT_READ
+        self._counter_bytes = numbers["OTC_CPUS"] * COUNTERS.size
+        self._counters = opened.enter_context(
+            mmap.mmap(loaded.maps["counters"], _pages(self._counter_bytes), mmap.MAP_SHARED, mmap.PROT_READ)
         )
-        self._ring = _Ring(loaded.maps["events"], ring_bytes)
-        self._in_progress_limit = config.max_in_progress
+        self._ring = opened.enter_context(closing(_Ring(loaded.maps["events"], numbers["OTC_RING_PAGES"] * _PAGE)))
         self._filters = FilterMaps(loaded.maps)
         self._turns = _Turns(loaded.maps)
-        self._withheld_before = 0
-        self._stale_ns = config.stale_after_s * 1_000_000_000
 
     @property
     def probes(self) -> str:
@@ -215,18 +239,12 @@ class KernelCapture:
     def detach(self) -> None:
         """Stop capturing; what was captured can still be read."""
         self.hooks = ()
-        _close(self._attached)
+        close_all(self._attached)
 
     def close(self) -> None:
         """Detach and give everything back; may be called twice."""
         self.detach()
-        if self.packets is not None:
-            self.packets.close()
-        self._ring.close()
-        self._counters.close()
-        _close(list(self._programs.values()))
-        self._programs = {}
-        _close(self._maps)
+        self._opened.close()
 
     def _take(self, ending: Ending, began_before: int | None) -> list[ConnectEvent]:
         taken = []
@@ -294,8 +312,3 @@ class _Ring:
 
 def _pages(size: int) -> int:
     return (size + _PAGE - 1) // _PAGE * _PAGE
-
-
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())

@@ -1,6 +1,8 @@
 """Have the probes loaded by a child process, and take the descriptors that it sends."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import socket
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_connect.capture.child import Link, Loaded, Program
-from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError
+from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError, shortage
 
 _CHILD = "otel_connect.capture.child"
 _TIMEOUT_S = 120  # LLVM needs a third of a second, but nearly a minute in an emulated machine
@@ -37,7 +39,8 @@ def load_probes(wanted: Wanted, probes: Path | None = None) -> Loaded:
 
     ``probes`` is the directory with their sources, if it is not that of the package.
 
-    The descriptors are the caller's to close; closing those of the hooks detaches. Raises ProbeError.
+    The descriptors are the caller's to close; closing those of the hooks detaches. Raises ProbeError, and OSError when
+    there are no descriptors or processes to be had.
     """
     probes = probes or probe_directory()
     order = {
@@ -59,8 +62,17 @@ def load_probes(wanted: Wanted, probes: Path | None = None) -> Loaded:
         shutil.rmtree(scratch, ignore_errors=True)
     if isinstance(answer, dict):
         raise _refusal(answer["cause"], answer["detail"], output)
+    if len(descriptors) != sum(map(len, answer)):  # the kernel leaves out those for which there are no numbers
+        close_all(descriptors)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     supply = iter(descriptors)
     return Loaded(*({name: next(supply) for name in names} for names in answer))
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors, and forget them."""
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def probe_directory() -> Path:
@@ -117,7 +129,7 @@ def _refusal(cause: str, detail: str, output: str) -> OtelConnectError:
         )
     lines = output.splitlines()
     telling = [line.strip() for line in lines if "error:" in line or "ailed" in line] or lines or [detail]
-    for said, kind, remedy in _CAUSES:
+    for said, kind, remedy in (*_CAUSES, *_SHORTAGES):
         if re.search(said, output + detail):
             return kind(f"the kernel refused the probes ({telling[0]}); {remedy}")
     return ProbeError(f"the probes could not be loaded: {detail}: {telling[0]}; please report this")
@@ -137,5 +149,8 @@ _CAUSES: Sequence[tuple[str, type[ProbeError], str]] = (
         ProbeError,
         "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_PERF_EVENTS (a container's seccomp profile can say so, too)",
     ),
-    ("Too many open files", ProbeError, "allow more open files, 1024 for example (ulimit -n, LimitNOFILE=)"),
 )
+_SHORTAGES: Sequence[tuple[str, type[ProbeError], str]] = [
+    (f"{os.strerror(code)}(?! in)", ProbeError, shortage(OSError(code, "")))
+    for code in (errno.ENFILE, errno.EMFILE, errno.ENOMEM)
+]

@@ -13,7 +13,7 @@ from otel_connect.capture import bpf
 from otel_connect.capture.clock import Clocks
 from otel_connect.capture.perf import PerfBuffer, online_cpus
 from otel_connect.capture.segments import decode_packet, packet_time
-from otel_connect.errors import NotPermittedError
+from otel_connect.errors import NotPermittedError, ProbeError, shortage
 from otel_connect.model import Segment
 
 _BUFFER_BYTES = 128 << 10  # of each CPU: the kernel lets every user lock four times that for it
@@ -24,25 +24,25 @@ class Packets:
     """The buffers, and the map by which programs find them."""
 
     def __init__(self, clocks: Clocks, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        """Create the map; raises OSError."""
+        """Create the map; raises ProbeError."""
         self._clocks = clocks
         self._monotonic_ns = monotonic_ns
         self._buffers: list[PerfBuffer] = []
         self._held: list[bytes] = []
-        self.map = bpf.create_perf_array(os.sysconf("SC_NPROCESSORS_CONF"))
+        try:
+            self.map = bpf.create_perf_array(os.sysconf("SC_NPROCESSORS_CONF"))
+        except OSError as error:
+            raise _refusal(error) from error
 
     def open(self) -> None:
-        """Open a buffer for each CPU: from now on packets are taken; raises NotPermittedError."""
+        """Open a buffer for each CPU: from now on packets are taken; raises ProbeError."""
         try:
             for cpu in online_cpus():
                 buffer = PerfBuffer(cpu, _BUFFER_BYTES)
                 self._buffers.append(buffer)
                 bpf.put(self.map, _DESCRIPTOR.pack(buffer.descriptor), cpu)
         except OSError as error:
-            raise NotPermittedError(
-                f"no buffers for the packets of name servers ({error.strerror}); allow perf_event_open (capabilities,"
-                " seccomp profile, kernel.perf_event_paranoid), or set enrich.names = false"
-            ) from error
+            raise _refusal(error) from error
 
     def close(self) -> None:
         """Give everything back; may be called twice."""
@@ -71,3 +71,12 @@ class Packets:
         self._held = records[len(ready) :]
         clock = self._clocks.offsets()
         return [segment for record in ready if (segment := decode_packet(record, clock)) is not None]
+
+
+def _refusal(error: OSError) -> ProbeError:
+    remedy, kind = shortage(error), ProbeError
+    if isinstance(error, PermissionError):
+        kind = NotPermittedError
+        remedy = "allow perf_event_open (capabilities, seccomp profile, kernel.perf_event_paranoid)"
+    reason = f"no buffers for the packets of name servers ({error.strerror})"
+    return kind(f"{reason}; {remedy}{', or ' if remedy else ''}set enrich.names = false")

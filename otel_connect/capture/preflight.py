@@ -8,7 +8,7 @@ import errno
 from pathlib import Path
 
 from otel_connect.capture import bpf
-from otel_connect.errors import NotPermittedError, ProbeError
+from otel_connect.errors import NotPermittedError, ProbeError, shortage
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -103,7 +103,8 @@ def check_bpf() -> None:
                 "there is no bpf() here: use a kernel with CONFIG_BPF_SYSCALL"
                 " (in a container, a seccomp profile can say so too)"
             ) from error
-        raise ProbeError(f"bpf() failed ({error.strerror}); see docs/troubleshooting.md") from error
+        remedy = shortage(error) or "see docs/troubleshooting.md"
+        raise ProbeError(f"bpf() failed ({error.strerror}); {remedy}") from error
     if not permitted:
         raise NotPermittedError(
             "the kernel refused bpf() although the capabilities are there: a seccomp profile does;"

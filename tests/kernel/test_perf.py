@@ -4,17 +4,25 @@ import os
 import random
 import resource
 import struct
-from collections.abc import Iterator
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from otel_connect.capture import bpf
+from otel_connect.capture.child import Loaded
 from otel_connect.capture.clock import Clocks
+from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.layout import PACKET
+from otel_connect.capture.loader import Wanted, load_probes
 from otel_connect.capture.packets import Packets
 from otel_connect.capture.perf import PerfBuffer, online_cpus
-from otel_connect.errors import NotPermittedError
+from otel_connect.config import CaptureConfig
+from otel_connect.errors import ProbeError
+from tests.support import refused_call
 from tests.support.emitter import Emitter
 from tests.support.lookups import CLIENT, SERVER, datagram
 
@@ -93,15 +101,84 @@ def packets(now: list[int]) -> Iterator[Packets]:
     made.close()
 
 
-def test_buffers_that_cannot_be_opened_are_said_in_one_line() -> None:
-    with closing(Packets(Clocks())) as made:
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        try:
-            with pytest.raises(NotPermittedError, match=r"name servers \(Too many open files\); allow perf_event_open"):
-                made.open()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Let this process open nothing."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def test_too_few_descriptors_for_the_buffers_are_no_lack_of_a_privilege() -> None:
+    remedy = r"name servers \(Too many open files\); allow more open files.*, or set enrich.names = false"
+    with closing(Packets(Clocks())) as made, no_more_descriptors(), pytest.raises(ProbeError, match=remedy) as seen:
+        made.open()
+    assert seen.value.exit_code == 78
+    with no_more_descriptors(), pytest.raises(ProbeError, match=remedy) as seen:
+        Packets(Clocks())
+    assert seen.value.exit_code == 78
+
+
+OPEN = """
+import sys
+from otel_connect.capture.clock import Clocks
+from otel_connect.capture.packets import Packets
+from otel_connect.errors import ProbeError
+
+try:
+    Packets(Clocks()).open()
+except ProbeError as error:
+    print(error.exit_code, error)
+"""
+
+
+@pytest.mark.parametrize("call", ["perf_event_open", "bpf"])
+@pytest.mark.parametrize(
+    ("error", "code", "remedy"),
+    [
+        ("EMFILE", 78, "allow more open files, 1024 for example (ulimit -n, LimitNOFILE=), or set"),
+        ("ENFILE", 78, "raise the sysctl fs.file-max, or set"),
+        ("ENOMEM", 78, "no memory left: allow more, or set"),
+        ("ENOSYS", 78, "(Function not implemented); set"),
+        ("EPERM", 77, "allow perf_event_open (capabilities, seccomp profile, kernel.perf_event_paranoid), or set"),
+        ("EACCES", 77, "allow perf_event_open (capabilities, seccomp profile, kernel.perf_event_paranoid), or set"),
+    ],
+)
+def test_what_the_kernel_says_of_a_buffer_decides_the_remedy(call: str, error: str, code: int, remedy: str) -> None:
+    command = [sys.executable, refused_call.__file__, call, error, sys.executable, "-c", OPEN]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.startswith(f"{code} no buffers for the packets of name servers (")
+    assert f"{remedy} enrich.names = false" in said
+
+
+def refuse(wanted: Wanted) -> Loaded:
+    raise ProbeError(f"{len(wanted.typed)} programs are refused")
+
+
+def load_and_take_all_descriptors(wanted: Wanted) -> Loaded:
+    loaded = load_probes(wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("load", "line"), [(refuse, "programs are refused"), (load_and_take_all_descriptors, "allow more open files")]
+)
+def test_a_start_that_fails_leaves_nothing_open(load: Callable[[Wanted], Loaded], line: str) -> None:
+    before, limits = open_descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with pytest.raises(ProbeError, match=line):
+            KernelCapture(CaptureConfig(), 0, load=load, names=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert open_descriptors() == before
 
 
 def at(nanoseconds: int) -> bytes:

@@ -70,6 +70,9 @@ def test_no_tracefs() -> None:
     [
         ("bpf", "EPERM", 77, ["seccomp", "--security-opt seccomp="]),
         ("bpf", "ENOSYS", 78, ["CONFIG_BPF_SYSCALL", "seccomp"]),
+        ("bpf:0", "EMFILE", 78, ["bpf() failed (Too many open files)", "ulimit -n"]),
+        ("bpf:17", "ENFILE", 78, ["Too many open files in system", "fs.file-max"]),
+        ("bpf:17", "ENOMEM", 78, ["Cannot allocate memory", "no memory left"]),
         ("bpf:5", "EPERM", 77, ["Failed to load program", "seccomp profile, lockdown"]),
         ("bpf:17", "EPERM", 77, ["raw_tracepoint", "seccomp profile, lockdown"]),
         ("perf_event_open", "EPERM", 77, ["perf_event_open", "seccomp profile"]),
@@ -111,8 +114,10 @@ def test_no_place_for_temporary_files() -> None:
     assert "make /tmp writable" in line
 
 
-def test_too_few_descriptors() -> None:
-    line = refusal(["prlimit", "--nofile=12", *RUN], 78)
+@pytest.mark.parametrize("most", [8, 10, 12])  # for the reader, for the loader, for the probes
+def test_too_few_descriptors(most: int) -> None:
+    line = refusal(["prlimit", f"--nofile={most}", *RUN], 78)
+    assert "Too many open files" in line
     assert "ulimit -n" in line
 
 
