@@ -177,6 +177,7 @@ class Agent:
             **self._source.fill()._asdict(),
             unnamed=self._unnamed + self._enricher.misses,
             silent=self._enricher.silent,
+            unread=self._enricher.unread,
             at_unix_ns=self._wall_ns(),
             throttles=self._unrecorded.at_work(),
             names=self._names_state(),

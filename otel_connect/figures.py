@@ -40,6 +40,8 @@ class AgentState(NamedTuple):
     """Processes whose executable was not to be found out any more."""
     silent: int
     """Processes whose files or memory could not be read in time, and were given up."""
+    unread: int
+    """Processes whose files and memory nobody read, because the process that does so has ended."""
     at_unix_ns: int
     """When the loop went round."""
     throttles: tuple[ThrottleEvent, ...] = ()
@@ -126,7 +128,7 @@ class Figures(NamedTuple):
     outlet: Outlet
 
 
-NO_FIGURES = Figures(AgentState(Balance(0, 0, 0, 0, {}, 0), "", (), 0, 0, 0, 0, 0, 0), NO_OUTLET)
+NO_FIGURES = Figures(AgentState(Balance(0, 0, 0, 0, {}, 0), "", (), 0, 0, 0, 0, 0, 0, 0), NO_OUTLET)
 """Before anything is known."""
 
 

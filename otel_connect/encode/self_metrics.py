@@ -199,7 +199,9 @@ _TABLE = (
         Kind.COUNTER,
         "{process}",
         "Processes of which something was not to be found out.",
-        _each(lambda of: {"executable": of.state.unnamed, "silent": of.state.silent}, LOOKUP),
+        _each(
+            lambda of: {"executable": of.state.unnamed, "silent": of.state.silent, "unread": of.state.unread}, LOOKUP
+        ),
     ),
     _Row(
         "names.learned",

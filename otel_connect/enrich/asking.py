@@ -75,6 +75,8 @@ class Reader:
         self.patient = False
         self.silent = 0
         """Processes that were given up because what belongs to them could not be read in time."""
+        self.unread = 0
+        """Processes that nobody was asked about, because the reader has ended; each counts again after a minute."""
 
     def __enter__(self) -> Self:
         """Nothing to do: the process is there already."""
@@ -113,7 +115,12 @@ class Reader:
         self._look(now)
         if question in self._late:
             return self._late[question]
-        if question[1:3] in self._given_up or self._control is None:
+        about = question[1:3]
+        if about in self._given_up:
+            return None
+        if self._control is None:
+            self._given_up[about] = None
+            self.unread += 1
             return None
         if all(worker.question != question for worker in self._workers) and (answer := self._put(question, now)):
             return answer[0]

@@ -55,6 +55,11 @@ class Enricher:
         return 0 if self._reader is None else self._reader.silent
 
     @property
+    def unread(self) -> int:
+        """Processes of which nothing was read because the reader has ended; of all enrichers with this reader."""
+        return 0 if self._reader is None else self._reader.unread
+
+    @property
     def conceals(self) -> bool:
         """Whether ``conceal`` changes anything in what has been named so far."""
         return self._masks is not None or self._calls_itself_a_secret

@@ -84,6 +84,7 @@ def status_document(report: Report, now_monotonic_s: float) -> dict[str, Any]:
         "enrichment": {
             "unnamed_processes": state.unnamed,
             "silent_processes": state.silent,
+            "unread_processes": state.unread,
             "names": None if state.names is None else state.names._asdict() | {"ignored": dict(state.names.ignored)},
         },
         "ledger": {signal.value: _ledger(signal, account) for signal, account in outlet.accounts.items()},

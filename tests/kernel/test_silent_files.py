@@ -1,5 +1,7 @@
 """Files and memory that never answer: who has them costs others nothing, and the agent ends in time all the same."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from tests.support.agent import RunningAgent
 from tests.support.collector import await_until
 from tests.support.network import closed_port
 from tests.support.publisher import Publisher
-from tests.support.status import unix_listen
+from tests.support.status import Status, unix_listen
 
 pytestmark = pytest.mark.captures
 
@@ -115,6 +117,20 @@ def test_the_privilege_to_read_others_is_the_readers_alone(port: int) -> None:
         agent.process.kill()
         await_until(lambda: not any(Path(f"/proc/{one}/exe").exists() for one in (reader, *workers)))
         agent.kill()
+
+
+def test_a_reader_that_was_killed_is_said_once_and_what_is_not_read_is_counted(port: int, tmp_path: Path) -> None:
+    listen, settings = unix_listen(tmp_path), tmp_path / "agent.toml"
+    settings.write_text(f'[serve]\nlisten = "{listen}"\n')
+    with RunningAgent("--output", "json", "--config", str(settings)) as agent:
+        [reader] = [one for one in children(agent.process.pid) if b"otel_connect.reader" in command_line(one)]
+        os.kill(reader, signal.SIGKILL)
+        with Publisher() as publisher:
+            publisher.order(f"connect {port}")
+            agent.until(lambda: bool(agent.attempts(publisher.pid)))
+        await_until(lambda: Status(listen).document()["enrichment"]["unread_processes"])
+        assert agent.stop() == 0, agent.errors
+        assert "".join(agent.errors).count("the process that reads what belongs to others has ended") == 1
 
 
 @pytest.mark.parametrize(("how", "many"), [*((how, 1) for how in HOW), ("held", AS_MANY_AS_BLOCK_ALL)])

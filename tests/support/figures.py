@@ -13,6 +13,7 @@ STATE = AgentState(
     ring_limit_bytes=4096,
     unnamed=6,
     silent=17,
+    unread=18,
     at_unix_ns=1_700_000_000_500_000_000,
     throttles=(ThrottleEvent(True, Withheld.PROCESS_RATE, 4242, 7, "wg\x1bet", 900, 1_700_000_000_000_000_000),),
     names=NamesState(learned=11, unanswered=12, ignored={"failed": 13}, lost=14),

@@ -124,6 +124,8 @@ def test_a_worker_that_dies_is_replaced_and_a_reader_that_dies_is_said(
     workers.control.close()
     assert [ask(workers.reader, 1) for _ in range(3)][-1] is None
     assert caplog.text.count("has ended: nothing of them is read any more") == 1
+    assert [ask(workers.reader, pid) for pid in (1, 2, 2, 3)] == [None] * 4
+    assert (workers.reader.unread, workers.reader.silent) == (3, 0), "each process once"
 
 
 def test_a_real_reader_answers_what_proc_says() -> None:

@@ -222,7 +222,7 @@ def test_figures_of_the_agent() -> None:
         "map.limit": [(tables, 64)],
         "ring.usage": [(set(), 176)],
         "ring.limit": [(set(), 4096)],
-        "enrichment.misses": [({"executable"}, 6), ({"silent"}, 17)],
+        "enrichment.misses": [({"executable"}, 6), ({"silent"}, 17), ({"unread"}, 18)],
         "names.learned": [(set(), 11)],
         "names.unanswered": [(set(), 12)],
         "names.ignored": [({"failed"}, 13)],
