@@ -105,7 +105,8 @@ class Template:
                     for channel in list(self._workers):
                         self._end(channel)
                     return
-                if made := self._make(socket.socket(fileno=descriptors[0])):
+                # Without a descriptor there was no number left for it; the kernel has hung up on the agent.
+                if descriptors and (made := self._make(socket.socket(fileno=descriptors[0]))):
                     poll.register(made, 0)  # whether the agent has hung up is always told
             self._ending = {pid for pid in self._ending if not _has_ended(pid)}
 
@@ -113,7 +114,11 @@ class Template:
         if len(self._workers) + len(self._ending) >= _LIVING:
             channel.close()
             return None
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes, or no memory: the agent is hung up on, and asks again
+            channel.close()
+            return None
         if not pid:
             self._work(channel)
         self._workers[channel.fileno()] = pid, channel

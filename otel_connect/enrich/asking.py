@@ -95,6 +95,7 @@ class Reader:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
     def await_first(self) -> None:
         """Wait until questions can be answered; an interpreter has to start first."""
@@ -230,7 +231,10 @@ class Reader:
         """Have another worker made; false where there is none to be had."""
         if self._control is None:
             return False
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:  # no descriptors are left: there may be some again
+            return False
         try:
             with there:
                 socket.send_fds(self._control, [b"+"], [there.fileno()])

@@ -19,6 +19,7 @@ _COMMAND = {"bpf": 16, "fcntl": 24}  # offset of the argument that says what is 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBERS = {
     "bpf": {"x86_64": 321, "aarch64": 280},
+    "clone": {"x86_64": 56, "aarch64": 220},
     "fcntl": {"x86_64": 72, "aarch64": 25},
     "perf_event_open": {"x86_64": 298, "aarch64": 241},
 }

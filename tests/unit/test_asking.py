@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from otel_connect.enrich.asking import NotYetError, Reader, start_reader
 from otel_connect.model import Surroundings
+from tests.support import refused_call
 from tests.support.collector import await_until
 from tests.support.rooted import start_boot_ns
 
@@ -126,6 +129,54 @@ def test_a_worker_that_dies_is_replaced_and_a_reader_that_dies_is_said(
     assert caplog.text.count("has ended: nothing of them is read any more") == 1
     assert [ask(workers.reader, pid) for pid in (1, 2, 2, 3)] == [None] * 4
     assert (workers.reader.unread, workers.reader.silent) == (3, 0), "each process once"
+
+
+STARTED_NS = start_boot_ns(os.getpid())
+
+
+def own_executable(reader: Reader) -> str | None:
+    """Ask for that of this process; ``None`` as long as there is no answer."""
+    reader.patient = True
+    try:
+        return reader.executable(os.getpid(), STARTED_NS)
+    except NotYetError:
+        return None
+
+
+def no_worker(reader: Reader) -> bool:
+    """Ask, and say whether there is no worker for it."""
+    assert own_executable(reader) is None
+    return not reader._workers
+
+
+@pytest.mark.parametrize("whose", ["reader", "agent"])
+def test_who_runs_out_of_descriptors_goes_on_when_there_are_some_again(whose: str) -> None:
+    with start_reader() as reader:
+        reader.await_first()
+        pid = reader._process.pid if whose == "reader" else os.getpid()
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            for _ in range(5):
+                await_until(lambda: no_worker(reader))
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        await_until(lambda: own_executable(reader))
+        assert reader.unread == 0
+
+
+def test_a_reader_that_cannot_make_a_worker_does_not_end() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with there:
+        program = [sys.executable, "-I", "-m", "otel_connect.reader", str(there.fileno())]
+        command = [sys.executable, refused_call.__file__, "clone", "EAGAIN", *program]
+        process = subprocess.Popen(command, pass_fds=[there.fileno()])
+    with Reader(here, process) as reader:
+        reader.await_first()
+        for _ in range(5):
+            await_until(lambda: no_worker(reader))
+        assert process.poll() is None
+        assert reader.unread == 0
 
 
 def test_a_real_reader_answers_what_proc_says() -> None:
