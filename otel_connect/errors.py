@@ -24,7 +24,7 @@ class OtelConnectError(Exception):
 
 
 class ConfigError(OtelConnectError):
-    """The configuration cannot be used; ``problems`` holds one line for each thing to mend."""
+    """The configuration cannot be used; ``problems`` holds one line for each thing to fix."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class ProbeError(OtelConnectError):
 
 
 class NotPermittedError(ProbeError):
-    """The kernel refused for want of a privilege."""
+    """The kernel refused because a privilege is missing."""
 
     exit_code = 77
 

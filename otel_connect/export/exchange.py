@@ -1,6 +1,6 @@
 """HTTP exchanges that end in time, with answers that are whole.
 
-Three habits of the standard library's HTTP client would cost us dearly. Its timeout begins anew with every
+Three habits of the standard library's HTTP client would cost us dearly. Its timeout starts again with every
 byte, so an answer that trickles in holds the caller for as long as it likes. And an answer that is cut within
 its headers passes for a complete one: a dying proxy's ``200 OK`` with nothing behind it would be a success.
 Here one deadline holds for the whole answer, and the end of the connection within the headers is an error.

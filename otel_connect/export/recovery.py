@@ -1,4 +1,4 @@
-"""Open the spool of a directory whatever state it is in: verify it, and if it is damaged, mend it.
+"""Open the spool of a directory whatever state it is in: verify it, and if it is damaged, repair it.
 
 What is intact in a damaged database is written to a new one; the damaged files move aside for whoever
 wants to look. The steps are ordered so that a crash between any two of them loses nothing: a new database
@@ -44,7 +44,7 @@ def open_disk(path: Path) -> Opened:
 def examine(path: Path) -> None:
     """Look whether it could be opened, and change nothing; raises SpoolInUseError and StoreError as ``open_disk``.
 
-    What is inside is not read: damage is no matter of the configuration, and opening it mends it.
+    What is inside is not read: damage is not a fault of the configuration, and opening the spool repairs it.
     """
     directories.examine(path, (DATABASE, *_SIDE_FILES))
 
@@ -129,7 +129,7 @@ def _salvage_into(fresh: DiskStore, path: Path, wal: bytes, noted: Tally) -> Tal
 
 
 def _put_in_place(directory: Directory) -> None:
-    """Finish what ``_mend`` has prepared; may be begun anew at any point."""
+    """Finish what ``_mend`` has prepared; may be started again at any point."""
     path = directory.path
     if (path / _MENDED / DATABASE).exists():
         numbers = _aside_numbers(path)

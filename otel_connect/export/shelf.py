@@ -212,7 +212,7 @@ class Shelf:
             self._doomed.clear()
 
     def _take_back(self, opened: Opened) -> None:
-        """Go on with our own disk after it was mended."""
+        """Go on with our own disk after it was opened again."""
         disk = opened.store
         try:
             self._doomed = {key: head for key, head in self._doomed.items() if disk.read(head) is not None}

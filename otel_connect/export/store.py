@@ -25,7 +25,7 @@ class StoreError(Exception):
 
 
 class StoreDamagedError(StoreError):
-    """What the store holds contradicts itself: it must be opened anew, which mends it."""
+    """What the store holds contradicts itself: it must be opened again, which repairs it."""
 
 
 class Head(NamedTuple):

@@ -69,7 +69,7 @@ def _open_once(endpoint: Endpoint) -> Transport:
 
 
 class Renewing:
-    """A way whose certificates are looked at before each request, and that is opened anew when they have changed.
+    """A way whose certificates are looked at before each request, and that is opened again when they have changed.
 
     Files that cannot be used, perhaps because they are being written, leave it as it is; that is said once
     until they can.

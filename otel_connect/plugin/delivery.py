@@ -66,7 +66,7 @@ class Delivery:
         self._noticed: dict[Signal, float] = {}
 
     def acquire(self, user: "Outlet") -> None:
-        """Begin to use it: what an earlier process left is sent from now on."""
+        """Start using it: what an earlier process left is sent from now on."""
         here = self._here.get()
         try:
             here.users.add(user)
@@ -77,7 +77,7 @@ class Delivery:
             raise
 
     def release(self, user: "Outlet", timeout_s: float) -> None:
-        """End to use it; the last user sends what waits, until the time is up."""
+        """Stop using it; the last user sends what waits, until the time is up."""
         here = self._here.get()
         here.users.discard(user)
         if here.station is not None or here.failed:

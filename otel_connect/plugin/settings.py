@@ -4,7 +4,7 @@ The agent refuses to start with a malformed variable. A plugin cannot: one clear
 A value that only says *how* to send (protocol, compression, timeout, insecure) is then left out, as the
 specification has it. One that says *where to, and as whom* (endpoint, headers, certificates) is not
 replaced by a default, which would carry the telemetry somewhere else than was asked for: nothing is sent,
-what is exported waits in the spool, and the next start with the variable mended sends it.
+what is exported waits in the spool, and the next start with a corrected variable sends it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
