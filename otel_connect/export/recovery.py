@@ -8,7 +8,7 @@ opens the directory next.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from otel_connect.export.disk import DATABASE, WAL, DiskStore, take_lock
 from otel_connect.export.rows import Tally
 from otel_connect.export.salvage import PAGE, TALLY_PAGE, Pages, Salvage, fits, read_wal
 from otel_connect.export.store import SIGNALS, Batch, Opened, StoreDamagedError, StoreError
+from otel_connect.model import Signal
 
 _MENDED = "mended"
 _UNFINISHED = "unfinished"
+_EXPECTED = "expected"  # beside a new database: the tally that says how many records there ought to be
 _ASIDE = "damaged"
 _ASIDE_KEPT = 2
 _SIDE_FILES = (WAL, f"{DATABASE}-shm", f"{DATABASE}-journal")
@@ -52,8 +54,7 @@ def examine(path: Path) -> None:
 def _open(directory: Directory) -> Opened:
     path = directory.path
     shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
-    if (path / _MENDED).is_dir():
-        _put_in_place(directory)
+    expected = _put_in_place(directory) if (path / _MENDED).is_dir() else None
     for name in (DATABASE, *_SIDE_FILES):
         directory.check(name)
     # Before SQLite opens it: that would forget what lies behind a break in the log.
@@ -63,7 +64,7 @@ def _open(directory: Directory) -> Opened:
         store = _verified(directory, wal, noted)
     except StoreDamagedError as error:
         return _mend(directory, wal, noted, str(error))
-    return Opened(store, {})
+    return Opened(store, {} if expected is None else _lost(expected, store))
 
 
 def _verified(directory: Directory, wal: bytes, noted: Tally) -> DiskStore:
@@ -86,15 +87,14 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     _forget_old(path, _ASIDE_KEPT - 1)
     directory.create(DATABASE)
     with closing(take_lock(path / DATABASE)):  # somebody may hold it whose lock of the directory was removed
-        tally = _write_intact(path, wal, noted)
+        _write_intact(path, wal, noted)
     (path / _UNFINISHED).rename(path / _MENDED)
     directory.sync()
     with suppress(OSError):  # SQLite may have emptied it meanwhile, and it may be looked at
         _write(path / WAL, wal)
-    _put_in_place(directory)
+    expected = _put_in_place(directory)
     store = _verified(directory, b"", noted)
-    expected = dict(zip(SIGNALS, tally.records, strict=True))
-    lost = {signal: max(expected[signal] - total.records, 0) for signal, total in store.totals.items()}
+    lost = _lost(expected, store)
     intact = sum(total.records for total in store.totals.values())
     said = (
         f"spool: {why}; it moves aside, and what is intact is kept",
@@ -103,13 +103,19 @@ def _mend(directory: Directory, wal: bytes, noted: Tally, why: str) -> Opened:
     return Opened(store, lost, said)
 
 
-def _write_intact(path: Path, wal: bytes, noted: Tally) -> Tally:
-    """Write what is intact to a database beside; gives the latest tally there is."""
+def _lost(expected: Tally, store: DiskStore) -> Mapping[Signal, int]:
+    """Count what ought to be there and is not."""
+    records = zip(SIGNALS, expected.records, strict=True)
+    return {signal: max(count - store.totals[signal].records, 0) for signal, count in records}
+
+
+def _write_intact(path: Path, wal: bytes, noted: Tally) -> None:
+    """Write what is intact to a database beside, and the latest tally there is."""
     with closing(DiskStore(Directory(path / _UNFINISHED))) as fresh:
         tally = _salvage_into(fresh, path, wal, noted)
         fresh.catch_up(tally)
         fresh.checkpoint()  # its log is not going to be put in place
-        return tally
+    _write(path / _UNFINISHED / _EXPECTED, tally.line())
 
 
 def _salvage_into(fresh: DiskStore, path: Path, wal: bytes, noted: Tally) -> Tally:
@@ -128,9 +134,10 @@ def _salvage_into(fresh: DiskStore, path: Path, wal: bytes, noted: Tally) -> Tal
         return found.tally
 
 
-def _put_in_place(directory: Directory) -> None:
-    """Finish what ``_mend`` has prepared; may be started again at any point."""
+def _put_in_place(directory: Directory) -> Tally:
+    """Finish what ``_mend`` has prepared, and return the tally of before; may be started again at any point."""
     path = directory.path
+    expected = Tally.parse(_contents(path / _MENDED / _EXPECTED)) or Tally()
     if (path / _MENDED / DATABASE).exists():
         numbers = _aside_numbers(path)
         aside = path / f"{_ASIDE}-{max(numbers, default=0) + 1}"
@@ -144,6 +151,7 @@ def _put_in_place(directory: Directory) -> None:
         directory.sync()
     shutil.rmtree(path / _MENDED)
     _forget_old(path, _ASIDE_KEPT if directory.spare_bytes(LEAVE_FREE) > 0 else 0)
+    return expected
 
 
 def _forget_old(path: Path, keep: int) -> None:

@@ -186,3 +186,31 @@ def test_mending_may_be_killed_before_any_of_its_steps(damaged: Path, tmp_path: 
             break
     assert told
     assert step > 20
+
+
+def test_what_a_killed_repair_found_lost_is_counted_by_the_next_start(damaged: Path, tmp_path: Path) -> None:
+    with (damaged / DATABASE).open("r+b") as file:
+        file.seek(100 * PAGE)
+        file.write(bytes(40 * PAGE))
+    path = tmp_path / "spool"
+    shutil.copytree(damaged, path)
+
+    def repair_until_the_new_database_is_complete(_: int) -> None:
+        complete = False
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal complete
+            if complete:
+                os.kill(os.getpid(), signal.SIGKILL)
+            complete = event == "os.rename" and str(arguments[1]).endswith("/mended")
+
+        sys.addaudithook(watch)
+        SpoolBench(path)
+
+    run_until_killed(repair_until_the_new_database_is_complete, 60)
+    assert (path / "mended").is_dir()
+    killed, whole = SpoolBench(path), SpoolBench(damaged)
+    assert killed.account() == whole.account()
+    assert killed.account().dropped[Reason.SPOOL_CORRUPT] > 0
+    killed.close()
+    whole.close()
