@@ -40,7 +40,7 @@ test: check ## every check and every test (TESTS="tests/unit -k outcome" for som
 # The tests with a long form; each can be named alone: make soak SOAK=tests/fault/test_kills.py
 SOAK ?= tests/fault/test_outage.py tests/fault/test_kills.py tests/fault/test_agent.py \
 	tests/kernel/test_floods.py tests/kernel/test_rates.py tests/kernel/test_random_attempts.py \
-	tests/unit/test_many_workloads.py tests/unit/test_lookups.py tests/plugin/test_forks.py
+	tests/unit/test_many_workloads.py tests/unit/test_lookups.py tests/plugin/test_forks.py tests/plugin/test_processes.py
 
 .PHONY: soak
 soak: setup-tests mutants ## the long forms of the tests (about 40 minutes); writes what came of them into docs/reliability.md

@@ -1,10 +1,11 @@
 """A service that makes a span for each request or task, for servers of any kind; the SDK is set up when it is imported.
 
     gunicorn tests.support.served:application
-    celery -A tests.support.served worker
+    celery -A tests.support.served worker        gives itself COUNT tasks, and then makes the file ENDED
     python tests/support/served.py KIND COUNT
 
-PROCESSOR is ``batch`` or ``simple``, the SDK's processor of spans. KIND is how the work is given to other processes:
+PROCESSOR is ``batch`` or ``simple``, the SDK's processor of spans, EXPORTER is ``otel_connect`` or
+``otlp_proto_http``, the SDK's own. KIND is how the work is given to other processes:
 ``daemon``, ``fork``, ``spawn``, ``forkserver``, ``posix_spawn`` or ``none``; each span has the name ``span-N``.
 """
 
@@ -12,21 +13,22 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import celery
 import daemon
+from celery.signals import worker_ready
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-from otel_connect.plugin.exporters import DurableSpanExporter
-
+[exporter] = entry_points(group="opentelemetry_traces_exporter", name=os.environ["EXPORTER"])
 provider = TracerProvider()
 if os.environ["PROCESSOR"] == "simple":
-    provider.add_span_processor(SimpleSpanProcessor(DurableSpanExporter()))
+    provider.add_span_processor(SimpleSpanProcessor(exporter.load()()))
 else:
-    provider.add_span_processor(BatchSpanProcessor(DurableSpanExporter(), schedule_delay_millis=20))
+    provider.add_span_processor(BatchSpanProcessor(exporter.load()(), schedule_delay_millis=20))
 tracer = provider.get_tracer("served")
 
 tasks = celery.Celery("served", broker="filesystem://")
@@ -48,7 +50,17 @@ def work(number: int) -> None:
     tracer.start_span(f"span-{number}").end()
 
 
-tasks.task(work, name="served.work")
+task = tasks.task(work, name="served.work")
+
+
+def give(**_: object) -> None:
+    """Give the worker its tasks; here, as another process would have all of this to import."""
+    for number in range(int(os.environ["COUNT"])):
+        task.delay(number)
+    Path(os.environ["ENDED"]).touch()
+
+
+worker_ready.connect(give)
 
 
 def main(kind: str, count: int) -> None:
