@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from otel_connect.config import Configuration, Layer, Protocol, build, file_layer
+from otel_connect.config import Configuration, Layer, Protocol, build, file_layer, load
+from otel_connect.config.layers import _working_directory
 from otel_connect.environment import environment_layer, state_layer
 from otel_connect.errors import ConfigError
 
@@ -58,6 +59,32 @@ def test_each_problem_names_the_place_of_the_value_that_counts() -> None:
     assert any(line.startswith("place of encode.color: no such key") for line in found)
 
 
+def test_what_set_a_value_is_named_in_problems_that_come_up_later() -> None:
+    places = load(Configuration, [layer(export__endpoint="http://a")]).places
+    with pytest.raises(ConfigError) as caught, places.named():
+        raise ConfigError(["export.endpoint: is wrong", "export.protocol: is, too", "all is"])
+    assert caught.value.problems == ("place of export.endpoint: is wrong", "export.protocol: is, too", "all is")
+
+
+def test_what_a_check_raises_is_said_as_what_it_returns() -> None:
+    def check(_: Configuration) -> list[str]:
+        raise ConfigError(["export.endpoint: is wrong", "all is"])
+
+    with pytest.raises(ConfigError) as caught:
+        load(Configuration, [layer(export__endpoint="http://a")], check)
+    assert caught.value.problems == ("place of export.endpoint: is wrong", "all is")
+
+
+def test_a_process_whose_directory_was_removed_starts_in_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert _working_directory() == Path("/")
+
+
 def test_headers_are_never_shown() -> None:
     (line,) = problems(layer(export__headers={"authorization": ["hunter2"]}))
     assert "hunter2" not in line
@@ -66,8 +93,9 @@ def test_headers_are_never_shown() -> None:
 
 def test_header_names_may_hold_dots(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text('[export.headers]\n"x.y" = "z"\n')
-    assert build([file_layer(file)]).export.headers == {"x.y": "z"}
+    for table in ("export", "export.logs", "export.metrics", "export.traces"):
+        file.write_text(f'[{table}.headers]\n"x.y" = "z"\n')
+        assert value(build([file_layer(file)]), f"{table}.headers") == {"x.y": "z"}
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,8 @@ def test_files_are_looked_at_beside_what_is_wrong_elsewhere() -> None:
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"},
         {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/a\0", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/b"}
         | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"},
+        {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/a\0", "OTEL_EXPORTER_OTLP_CLIENT_KEY": "/b"}
+        | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"},
     ],
 )
 def test_what_only_follows_from_another_error_is_not_said(environ: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ import opentelemetry.sdk.environment_variables
 import pytest
 
 from otel_connect.config import Compression, Layer, Protocol, build
-from otel_connect.environment import environment_layer, state_layer
+from otel_connect.environment import environment_layer, state_layer, variables
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import Endpoint, resolve
 from otel_connect.model import Signal
@@ -44,6 +44,13 @@ def test_each_variable_becomes_a_key(scope: str, option: str, text: str, key: st
     dotted = f"export.{scope.lower().replace('_', '.')}{key}"
     assert layer.values == {dotted: value}
     assert layer.origins == {dotted: name}
+
+
+def test_the_variables_are_told_with_their_keys() -> None:
+    told = variables()
+    assert told[f"{PREFIX}LOGS_TIMEOUT"] == "export.logs.timeout_ms"
+    assert told["OTEL_CONNECT_LISTEN"] == "serve.listen"
+    assert len(told) == 9 * 4 + 3
 
 
 def test_the_layer_builds_a_configuration() -> None:
@@ -158,6 +165,7 @@ def test_malformed_headers_name_the_variable_and_never_the_value(scope: str, tex
     layer = environment_layer({f"{PREFIX}{scope}HEADERS": text})
     (line,) = layer.problems
     assert line.startswith(f"{PREFIX}{scope}HEADERS: {says}")
+    assert ("comma" in line) == ("header 2 has no =" in line)  # the first member cannot be the rest of a value
     assert "s3cret" not in f"{layer}"
 
 
@@ -170,6 +178,8 @@ def test_malformed_headers_name_the_variable_and_never_the_value(scope: str, tex
         ("TIMEOUT", "10s", "must be a whole number of milliseconds, such as 10000, not '10s'"),
         ("TIMEOUT", "1_000", "must be a whole number of milliseconds"),
         ("TIMEOUT", "-1", "must be a whole number of milliseconds"),
+        ("TIMEOUT", "9" * 18, "must be 86400000 or less"),
+        ("TIMEOUT", "9" * 19, "must be a whole number of milliseconds"),
         ("TIMEOUT", "9" * 5000, "must be a whole number of milliseconds"),
         ("INSECURE", "1", "must be true or false, not '1'"),
         ("INSECURE", "yes", "must be true or false, not 'yes'"),

@@ -31,6 +31,7 @@ from tests.mutation.mutants import mutants
             ["def f(a: int = 35) -> int:", "def f(a: int = 1) -> int:", "return None"],
         ),
         ("a = {b: c, d: e}", ["without b: c", "without d: e"]),
+        ("a = [b, *c, d]", ["*c before b", "d before *c"]),
         ('"""Says 5."""\nä = "5"; b = f"{c:5}"', []),
         ("@cache(5)\nclass A(B[5]):\n    c: D[5]", []),
         ('é = "é"; a = 0', ['é = "é"; a = 1']),
