@@ -1,6 +1,7 @@
 """The outcome is one pure function of the evidence."""
 
 import errno
+import socket
 
 import pytest
 from hypothesis import given
@@ -40,6 +41,16 @@ def test_what_icmp_codes_become_is_unreachable(number: int) -> None:
 def test_only_close_shuts_both_directions_down(shutdown: int, outcome: Outcome) -> None:
     unconnected = {"flags": int(EventFlag.LOCKED), "socket_state": 1}
     event = make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "shutdown": shutdown, **unconnected})
+    assert decide(event) == (outcome, None)
+
+
+@pytest.mark.parametrize(
+    ("soft", "outcome"),
+    [(-errno.ENETUNREACH, Outcome.UNKNOWN), (-1, Outcome.UNKNOWN), (0, Outcome.ABANDONED)],
+)
+def test_over_ipv6_a_close_is_doubted_only_if_an_earlier_attempt_left_an_error(soft: int, outcome: Outcome) -> None:
+    closed = {"flags": int(EventFlag.LOCKED), "shutdown": 3, "family": socket.AF_INET6}
+    event = make_event(**NO_EVIDENCE | {"ending": Ending.CLOSED, "sk_err_soft": soft, **closed})
     assert decide(event) == (outcome, None)
 
 

@@ -68,6 +68,7 @@ def test_pauses_double_from_one_second_to_thirty_with_full_jitter() -> None:
     assert DEFAULT_BACKOFF.pause_s(10_000, 1.0) == 30
     assert [DEFAULT_BACKOFF.pause_s(failures, 0.0) for failures in (1, 5, 100)] == [0, 0, 0]
     assert DEFAULT_BACKOFF.pause_s(4, 0.25) == 2
+    assert Backoff(first_s=1.0, longest_s=1e30).pause_s(50, 1.0) == 2.0**49
 
 
 def test_while_only_an_operator_can_help_pauses_are_fifteen_to_thirty_seconds() -> None:

@@ -45,10 +45,13 @@ class Backend:
             self.under_way -= 1
         return answer
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         with self._changed:
             self.closed += 1
             self._changed.notify_all()
+
+    def take_all(self) -> None:
+        self._script = iter(())
 
     def await_so(self, condition: Callable[[], bool]) -> None:
         with self._changed:
@@ -56,6 +59,13 @@ class Backend:
 
     def await_begun(self, count: int) -> None:
         self.await_so(lambda: self.begun >= count)
+
+
+class Way:
+    """One of the ways to a backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.send, self.close = backend.send, backend.hang_up
 
 
 def exporter_to(*backends: Backend, backoff: Backoff = PATIENT, concurrency: int = 1) -> OtlpExporter:
@@ -66,7 +76,7 @@ def exporter_to(*backends: Backend, backoff: Backoff = PATIENT, concurrency: int
     def open_way(endpoint: Endpoint) -> Transport:
         if endpoint.place not in opened:
             opened[endpoint.place] = next(ways)
-        return opened[endpoint.place]
+        return Way(opened[endpoint.place])
 
     config = CONFIG.model_copy(update={"concurrency": concurrency})
     return OtlpExporter(config, backoff=backoff, opener=open_way, random=lambda: 0.5)
@@ -97,6 +107,8 @@ def test_as_many_send_at_one_time_as_configured_and_no_more() -> None:
     put(exporter, 8)
     backend.await_so(lambda: backend.under_way == 3)
     backend.open.set()
+    backend.await_begun(8)
+    assert backend.closed == 0  # the connections are kept
     exporter.close(LONG_S)
     assert (backend.most, backend.begun, exported(exporter)) == (3, 8, 8)
 
@@ -135,8 +147,8 @@ def test_close_gives_a_pause_one_last_try_and_no_second_one() -> None:
     backend.await_begun(1)
     await_state(exporter, State.RETRYING)
     began = time.monotonic()
-    exporter.close(LONG_S)
-    assert time.monotonic() - began < 1  # what would be too late is not waited for
+    exporter.close(0.8)
+    assert time.monotonic() - began < 0.6  # what would be too late is not waited for
     assert backend.begun == 2
     assert exporter.accounts()[Signal.LOGS].dropped == {Reason.SHUTDOWN: 2}
 
@@ -184,7 +196,7 @@ def test_close_does_not_wait_for_a_backend_that_hangs() -> None:
     backend.await_begun(1)
     began = time.monotonic()
     exporter.close(0.2)
-    assert 0.1 < time.monotonic() - began < 1.5
+    assert 0.1 < time.monotonic() - began < 0.9
     assert backend.closed >= 1  # it has hung up
     backend.open.set()
     assert exporter.accounts()[Signal.LOGS].dropped == {Reason.SHUTDOWN: 2}
@@ -241,19 +253,105 @@ def test_pauses_begin_again_on_another_way() -> None:
     assert asked == [1, 2, 3, 1, 2]
 
 
-def test_threads_come_and_go_with_the_number_of_requests_that_may_be_under_way() -> None:
-    backends = {most: Backend(held=True) for most in (1, 4, 2)}
-    exporter = exporter_to(Backend(), *backends.values())
-    for most, backend in backends.items():
-        exporter.reconfigure(CONFIG.model_copy(update={"endpoint": f"http://for-{most}", "concurrency": most}))
+def test_threads_come_and_go_with_the_number_of_requests_that_may_be_under_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    numbers = (4, 2, 3, 1)
+    backends = [Backend(held=True) for _ in numbers]
+    exporter = exporter_to(Backend(), *backends)
+    for place, (most, backend) in enumerate(zip(numbers, backends, strict=True)):
+        exporter.reconfigure(CONFIG.model_copy(update={"endpoint": f"http://{place}", "concurrency": most}))
         put(exporter, 6)
         backend.await_begun(most)
         time.sleep(0.02)
         assert backend.most == most
         backend.open.set()
-        backend.await_begun(6)
+        await_threads(exporter, most)
     exporter.close(LONG_S)
-    assert exported(exporter) == 18
+    assert exporter.accounts()[Signal.LOGS].queued == exporter.accounts()[Signal.LOGS].difference == 0
+    assert "fault" not in caplog.text
+
+
+def await_threads(exporter: OtlpExporter, count: int) -> None:
+    """Put requests until so many threads are left: one that is not needed any more ends when it wakes."""
+    deadline = time.monotonic() + LONG_S
+    wanted = {f"export-logs-{index}" for index in range(count)}
+    while {thread.name for thread in threading.enumerate() if thread.name.startswith("export-logs-")} != wanted:
+        assert time.monotonic() < deadline
+        put(exporter, 1)
+        time.sleep(0.002)
+
+
+def fail_together(exporter: OtlpExporter, backend: Backend) -> None:
+    """Have two requests fail at one time, so that both threads pause."""
+    put(exporter, 4)
+    backend.await_so(lambda: backend.under_way == 2)
+    backend.open.set()
+    await_state(exporter, State.RETRYING)
+    deadline = time.monotonic() + LONG_S
+    while exporter._senders[Signal.LOGS]._failures < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_of_those_that_pause_one_has_the_last_try_and_all_end_with_it() -> None:
+    backend = Backend(repeat(RETRY), held=True)
+    exporter = exporter_to(backend, concurrency=2)
+    fail_together(exporter, backend)
+    began = time.monotonic()
+    exporter.close(LONG_S)
+    assert time.monotonic() - began < 1
+    time.sleep(0.02)
+    assert backend.begun == 3
+
+
+def test_those_that_pause_go_on_if_the_last_try_succeeds() -> None:
+    backend = Backend([RETRY] * 2, held=True)
+    exporter = exporter_to(backend, concurrency=2)
+    fail_together(exporter, backend)
+    backend.open.clear()
+    closing = threading.Thread(target=exporter.close, args=(LONG_S,))
+    closing.start()
+    backend.await_begun(3)
+    time.sleep(0.05)  # the other waits for how it ends
+    backend.open.set()
+    closing.join()
+    assert (backend.begun, exported(exporter)) == (6, 4)
+
+
+def test_what_expired_while_nothing_went_ends_nobodys_sending() -> None:
+    backend = Backend(repeat(RETRY), held=True)
+    exporter = exporter_to(backend, backoff=Backoff(0.02, 0.02, 0.02, expire_s=0.2), concurrency=2)
+    fail_together(exporter, backend)
+    deadline = time.monotonic() + LONG_S
+    while exporter.accounts()[Signal.LOGS].dropped != {Reason.EXPIRED: 4}:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    backend.take_all()
+    put(exporter, 1)
+    await_state(exporter, State.DELIVERING)
+    exporter.close(LONG_S)
+    assert exported(exporter) == 1
+
+
+def test_threads_with_nothing_left_to_send_end_at_once_though_it_still_fails() -> None:
+    backend = Backend(repeat(RETRY), held=True)
+    exporter = exporter_to(backend, backoff=Backoff(0.02, 0.02, 0.02, expire_s=0.2), concurrency=2)
+    fail_together(exporter, backend)
+    deadline = time.monotonic() + LONG_S
+    while exporter.accounts()[Signal.LOGS].queued:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    began = time.monotonic()
+    exporter.close(LONG_S)
+    assert time.monotonic() - began < 1
+
+
+def test_what_is_lost_before_it_can_be_sent_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    exporter = exporter_to(Backend())
+    exporter.put(logs("a", padding=5000))
+    exporter.close(LONG_S)
+    assert "logs: dropped 1 records (too_large): one record is larger" in caplog.text
 
 
 def test_signals_send_side_by_side() -> None:
