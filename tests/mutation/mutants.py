@@ -1,4 +1,4 @@
-"""The small changes of a module: numbers, comparisons, conditions, operators, statements and entries of tables.
+"""The small changes of a module: numbers, comparisons, conditions, operators, statements, tables, the order of lists.
 
 Texts are left alone: what is said is held by tests/contract. Pure: a source in, changed sources out.
 """
@@ -123,11 +123,15 @@ def _of_expression(node: ast.AST, source: str) -> Iterator[_Edit]:
             yield _Edit(node, f"({_text(source, left)} {_OPERATORS[type(operator)]} {_text(source, right)})")
         case ast.Call(func=ast.Name(id=name) as function) if name in _OTHER_FUNCTIONS:
             yield _Edit(function, _OTHER_FUNCTIONS[name])
-        case ast.Dict() | ast.Set():
-            yield from _without_one(node, source)
+        case ast.Dict() | ast.Set() | ast.List(ctx=ast.Load()):
+            yield from _of_entries(node, source)
 
 
-def _without_one(node: ast.Dict | ast.Set, source: str) -> Iterator[_Edit]:
+def _of_entries(node: ast.Dict | ast.Set | ast.List, source: str) -> Iterator[_Edit]:
+    """Leave an entry of a table out; have two neighbours in a list change places."""
+    if isinstance(node, ast.List):
+        yield from _swapped(node, source)
+        return
     if isinstance(node, ast.Set):
         entries = [_text(source, entry) for entry in node.elts]
     elif all(node.keys):
@@ -142,6 +146,13 @@ def _without_one(node: ast.Dict | ast.Set, source: str) -> Iterator[_Edit]:
         for left_out in range(len(entries)):
             rest = "{" + ", ".join(entries[:left_out] + entries[left_out + 1 :]) + "}"
             yield _Edit(node, rest, f"without {entries[left_out]}")
+
+
+def _swapped(node: ast.List, source: str) -> Iterator[_Edit]:
+    entries = [_text(source, entry) for entry in node.elts]
+    for first in range(len(entries) - 1):
+        order = [*entries[:first], entries[first + 1], entries[first], *entries[first + 2 :]]
+        yield _Edit(node, f"[{', '.join(order)}]", f"{entries[first + 1]} before {entries[first]}")
 
 
 def _other_numbers(number: float) -> tuple[float, ...]:

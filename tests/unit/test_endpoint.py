@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig
+from otel_connect.config import Compression, ExportConfig, Output, Protocol, SignalConfig, build
+from otel_connect.environment import environment_layer
 from otel_connect.errors import ConfigError
 from otel_connect.export.doubts import doubts
-from otel_connect.export.endpoint import resolve
+from otel_connect.export.endpoint import output_kind, resolve
 from otel_connect.model import Signal
 
 HTTP, GRPC = Protocol.HTTP_PROTOBUF, Protocol.GRPC
@@ -280,3 +281,24 @@ def test_secrets_are_not_shown() -> None:
     endpoint = resolve(ExportConfig(endpoint="https://c", headers={"Api-Key": "s3cret"}))[Signal.LOGS]
     assert "s3cret" not in f"{endpoint} {endpoint!r}"
     assert str(endpoint) == "https://c/v1/logs (http/protobuf, api-key=***)"
+
+
+def test_the_output_is_the_one_that_was_chosen_or_else_follows_from_the_endpoints() -> None:
+    assert output_kind(ExportConfig()) is Output.CONSOLE
+    assert output_kind(ExportConfig(endpoint="http://x:4318")) is Output.OTLP
+    assert output_kind(ExportConfig(output=Output.JSON, endpoint="http://x:4318")) is Output.JSON
+    assert output_kind(ExportConfig(output=Output.OTLP)) is Output.OTLP
+
+
+def test_each_option_knows_what_set_it() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "500",
+        "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT": "700",
+    }
+    endpoints = resolve(build([environment_layer(environ)]).export)
+    assert endpoints[Signal.LOGS].origins == {
+        "endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "timeout_ms": "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+    }
+    assert endpoints[Signal.TRACES].origins["timeout_ms"] == "OTEL_EXPORTER_OTLP_TIMEOUT"

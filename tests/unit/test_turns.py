@@ -267,6 +267,11 @@ def test_threads_come_and_go_with_the_number_of_requests_that_may_be_under_way(
         assert backend.most == most
         backend.open.set()
         await_threads(exporter, most)
+        deadline = time.monotonic() + LONG_S
+        while exporter.accounts()[Signal.LOGS].queued:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(0.02)  # all wait for requests, also those that are not needed on the next way
     exporter.close(LONG_S)
     assert exporter.accounts()[Signal.LOGS].queued == exporter.accounts()[Signal.LOGS].difference == 0
     assert "fault" not in caplog.text
