@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -53,7 +54,10 @@ class Heir:
         self._woken = threading.Event()
         self._found_empty: dict[Path, _Stamp] = {}
         self._pauses: dict[Path, int] = {}  # in looks, longer than 1 for a slot in trouble
-        self._thread = threading.Thread(target=context.copy().run, args=(self._run,), name="export-heir", daemon=True)
+        # Listed here, while the application waits: once it goes on, it may close what it did not open, and the descriptor
+        # of a directory that is being read may then be one of its own.
+        run = partial(self._run, slots(root))
+        self._thread = threading.Thread(target=context.copy().run, args=(run,), name="export-heir", daemon=True)
         self._thread.start()
 
     def look_again(self) -> None:
@@ -66,9 +70,9 @@ class Heir:
         self._woken.set()
         self._thread.join(timeout_s)
 
-    def _run(self) -> None:
+    def _run(self, found: list[Path]) -> None:
         for look in count():
-            for slot in slots(self._root):
+            for slot in found:
                 if self._closed:
                     return
                 pause = self._pauses.get(slot, 1)
@@ -78,6 +82,7 @@ class Heir:
                 self._pauses.clear()
             if self._closed:
                 return
+            found = slots(self._root)
 
     def _serve(self, slot: Path) -> bool:
         """Send what lies in a slot; false when something is in the way that may last."""

@@ -4,7 +4,7 @@ An application may be many processes (workers of a server, a pool), and a spool 
 the first slot that nobody holds, together with what the last holder left in it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -58,13 +58,13 @@ def take_slot(root: Path, open_in: Callable[[Path], _T]) -> _T | None:
     return None
 
 
-def slots(root: Path) -> Iterator[Path]:
+def slots(root: Path) -> list[Path]:
     """Find the slots that were ever taken."""
     try:
         found = [path for path in root.iterdir() if path.name.isdecimal()]
     except OSError:
-        return
-    yield from sorted(found, key=lambda path: int(path.name))
+        return []
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def _service(environ: Mapping[str, str]) -> str:

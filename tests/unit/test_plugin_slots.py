@@ -69,4 +69,4 @@ def test_slots_are_found_in_their_order(tmp_path: Path) -> None:
     for name in ("10", "2", "0", "other"):
         (tmp_path / name).mkdir()
     assert [slot.name for slot in slots(tmp_path)] == ["0", "2", "10"]
-    assert list(slots(tmp_path / "absent")) == []
+    assert slots(tmp_path / "absent") == []
