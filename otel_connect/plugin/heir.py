@@ -54,8 +54,8 @@ class Heir:
         self._woken = threading.Event()
         self._found_empty: dict[Path, _Stamp] = {}
         self._pauses: dict[Path, int] = {}  # in looks, longer than 1 for a slot in trouble
-        # Listed here, while the application waits: once it goes on, it may close what it did not open, and the descriptor
-        # of a directory that is being read may then be one of its own.
+        # Listed here, while the application waits: once it goes on, it may close what it did not open, and the
+        # descriptor of a directory that is being read may then be one of its own.
         run = partial(self._run, slots(root))
         self._thread = threading.Thread(target=context.copy().run, args=(run,), name="export-heir", daemon=True)
         self._thread.start()

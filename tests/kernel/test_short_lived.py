@@ -21,7 +21,7 @@ from tests.support.watch import USERS, Seen, Watching, once_program, open_watch
 
 pytestmark = pytest.mark.captures
 
-LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+PID_MAX = Path("/proc/sys/kernel/pid_max")
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
@@ -99,28 +99,20 @@ def test_of_200_processes_that_connect_once_and_end_200_are_known(program: Path,
     assert len({around for _, around in expected.values()}) == 200
 
 
-def test_of_1000_processes_with_pids_used_again_1000_are_known(
-    program: Path, tmp_path: Path, watching: Watching
-) -> None:
+def test_of_1000_processes_with_one_pid_1000_are_known(program: Path, tmp_path: Path, watching: Watching) -> None:
     copies = [Path(shutil.copy(program, tmp_path / name)) for name in ("even", "odd", "third")]
-    expected = []
+    pid = int(PID_MAX.read_text()) - 1
+    expected, taken = [], []
     with watching() as (watch, port):
-        wanted = 0
-        taken = []
         for number in range(1000):
             path = copies[number % len(copies)]
-            if wanted:
-                LAST_PID.write_text(str(wanted - 1))
-            with subprocess.Popen([path, str(port)], env=environment(number)) as client:
-                pass
-            wanted = wanted or client.pid
-            expected.append((client.pid, str(path), surroundings(number)))
+            subprocess.run([program, str(port), "with-pid", str(pid), path], env=environment(number), check=True)
+            expected.append((str(path), surroundings(number)))
             if number % 100 == 99:
                 taken += watch.take()
-        ours = {pid for pid, *_ in expected}
-        named = [(event.pid, process.executable_path, around) for event, process, around in taken if event.pid in ours]
+    ours = [seen for seen in taken if (seen.event.pid, seen.event.peer_port) == (pid, port)]
+    named = [(process.executable_path, around) for _, process, around in ours]
     assert Counter(named) == Counter(expected)
-    assert Counter(pid for pid, *_ in expected).most_common(1)[0][1] > 500
 
 
 @pytest.mark.parametrize("how", ["thread", "rename"])

@@ -45,16 +45,17 @@ class Wire:
     ) -> None:
         self._socket.close()
 
-    def crossings(self) -> dict[tuple[int, int], Crossing]:
-        """Return the attempts so far that were answered, by the ports of the client and the peer."""
-        syns: dict[tuple[int, int], list[int]] = {}
-        answers: dict[tuple[int, int], int] = {}
+    def crossings(self) -> dict[tuple[int, int], list[Crossing]]:
+        """Return the attempts so far that were answered, by the ports of the client and the peer, oldest first."""
+        begun: dict[tuple[int, int], list[int]] = {}
+        crossed: dict[tuple[int, int], list[Crossing]] = {}
         for at_ns, segment in self._segments():
+            ports = segment.source_port, segment.destination_port
             if segment.flags & (SYN | ACK) == SYN:
-                syns.setdefault((segment.source_port, segment.destination_port), []).append(at_ns)
-            elif segment.flags & (SYN | RST):
-                answers.setdefault((segment.destination_port, segment.source_port), at_ns)
-        return {ports: Crossing(tuple(syns[ports]), at_ns) for ports, at_ns in answers.items() if ports in syns}
+                begun.setdefault(ports, []).append(at_ns)
+            elif segment.flags & (SYN | RST) and (syns := begun.pop(ports[::-1], None)):
+                crossed.setdefault(ports[::-1], []).append(Crossing(tuple(syns), at_ns))
+        return crossed
 
     def _open(self) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))

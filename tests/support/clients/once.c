@@ -1,10 +1,14 @@
-/* Connects to 127.0.0.1:PORT once, and ends: "once PORT [thread|fork|exec PROGRAM]". */
+/* Connects to 127.0.0.1:PORT once, and ends: "once PORT [thread|fork|rename|exec PROGRAM|with-pid PID PROGRAM]". */
 #include <arpa/inet.h>
+#include <errno.h>
+#include <linux/sched.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +23,23 @@ static void *attempt(void *unused)
 	connect(client, (struct sockaddr *)&to, sizeof(to));
 	close(client);
 	return unused;
+}
+
+/* Run a program as a child with a pid of our choice: the kernel's next choice for others stays what it is. */
+static int run_with_pid(pid_t pid, char **argv)
+{
+	struct clone_args wanted = {.exit_signal = SIGCHLD, .set_tid = (unsigned long)&pid, .set_tid_size = 1};
+	int status;
+	long child;
+
+	do
+		child = syscall(SYS_clone3, &wanted, sizeof(wanted));
+	while (child < 0 && errno == EEXIST); /* somebody has it now */
+	if (child == 0) {
+		execv(argv[0], argv);
+		_exit(1);
+	}
+	return child < 0 || waitpid(child, &status, 0) != child || status;
 }
 
 int main(int argc, char **argv)
@@ -38,6 +59,8 @@ int main(int argc, char **argv)
 	} else if (!strcmp(how, "rename")) {
 		prctl(PR_SET_NAME, "\033[31m]evil");
 		attempt(NULL);
+	} else if (!strcmp(how, "with-pid")) {
+		return run_with_pid(atoi(argv[3]), (char *[]){argv[4], argv[1], NULL});
 	} else if (!strcmp(how, "exec")) {
 		attempt(NULL);
 		execl(argv[3], argv[3], argv[1], NULL);
