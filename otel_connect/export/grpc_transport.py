@@ -21,7 +21,7 @@ from otel_connect.export.answer import (
 )
 from otel_connect.export.causes import explained
 from otel_connect.export.endpoint import USER_AGENT, Endpoint
-from otel_connect.export.tls import channel_credentials
+from otel_connect.export.tls import read_files
 from otel_connect.model import Signal
 
 _METHODS = {
@@ -45,7 +45,7 @@ class GrpcTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._metadata = tuple(endpoint.headers.items())
-        self._credentials = channel_credentials(endpoint) if endpoint.secure else None
+        self._credentials = _credentials(endpoint) if endpoint.secure else None
         self._lock = threading.Lock()
         self._closed = False
         self._channel = self._open(f"dns:///{endpoint.place}")
@@ -111,6 +111,12 @@ class GrpcTransport:
         except ValueError as error:  # the channel is closed
             return Answer(Action.RETRY, message=printable(str(error)))
         return from_grpc_response(self._endpoint.signal, response)
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    """Read the files; without an own authority those of the library are trusted. Raises ConfigError."""
+    roots, chain, key = read_files(endpoint)
+    return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
 
 
 def _addresses(endpoint: Endpoint) -> Iterator[str]:

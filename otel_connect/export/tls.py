@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -76,15 +75,14 @@ def client_context(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) 
     return context
 
 
-def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
-    """Read the files for gRPC; without an own authority those of the library are trusted. Raises ConfigError."""
+def read_files(endpoint: Endpoint) -> tuple[bytes | None, ...]:
+    """Read the authority, the client's certificate and its key; ``None`` for what is not named. Raises ConfigError."""
     if problems := file_problems(endpoint):
         raise ConfigError(problems)
     try:
-        roots, chain, key = (None if path is None else read_file(path, PEM_BYTES) for path in _paths(endpoint))
+        return tuple(None if path is None else read_file(path, PEM_BYTES) for path in _paths(endpoint))
     except OSError as error:  # changed since it was checked
         raise ConfigError([f"certificates: cannot be read ({error})"]) from error
-    return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
 
 
 def _paths(endpoint: Endpoint) -> tuple[Path | None, ...]:

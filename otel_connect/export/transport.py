@@ -32,7 +32,6 @@ from otel_connect.export.causes import (
 )
 from otel_connect.export.endpoint import USER_AGENT, Endpoint
 from otel_connect.export.exchange import HandshakeCutError, PunctualAdapter
-from otel_connect.export.grpc_transport import GrpcTransport
 from otel_connect.export.lines import ANY_HANDLER
 from otel_connect.export.tls import Stamp, client_context, has_files, stamp
 
@@ -65,7 +64,11 @@ def open_transport(endpoint: Endpoint) -> Transport:
 
 
 def _open_once(endpoint: Endpoint) -> Transport:
-    return GrpcTransport(endpoint) if endpoint.protocol is config.Protocol.GRPC else HttpTransport(endpoint)
+    if endpoint.protocol is config.Protocol.GRPC:
+        from otel_connect.export.grpc_transport import GrpcTransport  # noqa: PLC0415 - 8 MiB, for those who speak gRPC
+
+        return GrpcTransport(endpoint)
+    return HttpTransport(endpoint)
 
 
 class Renewing:

@@ -56,6 +56,16 @@ def test_only_the_child_imports_bcc() -> None:
     assert not {path.name for path in PACKAGE.rglob("*.py") for name in imports(path) if name.split(".")[0] == "bcc"}
 
 
+def test_who_speaks_http_does_not_load_grpc() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, otel_connect.cli, otel_connect.running; print('grpc' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "False\n"
+
+
 def test_the_plugin_joins_nothing_but_encode_and_export() -> None:
     allowed = SHARED | {"otel_connect.environment", "otel_connect.host"}
     rooms = ("otel_connect.encode.", "otel_connect.export.", "otel_connect.plugin.")
