@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tell_long_runs(terminalreporter)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hidden_ends(request: pytest.FixtureRequest) -> HiddenEnds:
     """Return the ends of attempts that this machine has hidden from every probe during this run of the tests."""
     return request.config.stash[HIDDEN]

@@ -12,12 +12,25 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.bench import Bench, Family, Run
-from tests.support.cases import CASES, Case, Where, error_route, run_all, scripted
+from tests.support.cases import CASES as EVERY_CASE
+from tests.support.cases import SUBJECTS, Case, Where, error_route, run_all, scripted
+from tests.support.entries import Entry
 from tests.support.network import LOOPBACK, Listener, NetworkNamespace, closed_port
 from tests.support.outcome_cases import CASES as OUTCOME_CASES
-from tests.support.outcome_cases import KERNEL
 from tests.support.peer import Answer, Behaviour
 from tests.support.runtimes import Runtime, available
+
+# What strace cannot follow: calls side by side, or many; a socket that believes to be connected; and where a SYN takes
+# along what sendto() sends, that it is over before the attempt is.
+_BY_CONNECT = [
+    subject.what
+    for subject in SUBJECTS
+    if not subject.per_syn
+    and subject.what not in {"TCP_REPAIR", "errno taken at once", "ICMP error taken at once", "sendto() between calls"}
+]
+_BY_OTHERS = ["accepted there", "refused there", "given up by close", "given up by linger"]
+TRACED = {Entry.CONNECT: _BY_CONNECT, Entry.MPTCP: _BY_OTHERS, Entry.SENDTO: _BY_OTHERS[:1]}
+CASES = [case for case in EVERY_CASE if case.what in TRACED.get(case.way.entry, ())]
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -66,39 +79,32 @@ def test_strace_sees_the_same_attempts(case: Case, runs: dict[str, Run]) -> None
     assert [(seen.pid, seen.result, seen.errno_name) for seen in run.observed] == [
         (run.pid, expected.result, expected.errno_name) for expected in case.expected
     ]
-    for seen in run.observed:
+    for seen in run.observed if len(case.expected) == 1 else ():
         if seen.errno_name not in {"EFAULT", "EAFNOSUPPORT"} and run.target.port:
             assert (seen.address, seen.port) == (run.target.host, run.target.port)
 
 
 def test_the_names_of_the_cases_are_unique() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({case.name for case in EVERY_CASE}) == len(EVERY_CASE)
 
 
 def test_a_thread_is_not_its_process(runs: dict[str, Run]) -> None:
-    (report,) = runs["thread, IPv4"].reports
+    (report,) = runs["thread|blocking|IPv4|connect()"].reports
     assert report.tid != report.pid
-    (seen,) = runs["thread, IPv4"].observed or ()
+    (seen,) = runs["thread|blocking|IPv4|connect()"].observed or ()
     assert seen.tid != seen.pid
 
 
 def test_the_killed_are_killed(runs: dict[str, Run]) -> None:
     killed = {name for name, run in runs.items() if run.exit_code == -signal.SIGKILL}
-    assert killed == {case.name for case in CASES if case.row == "SIGKILL while blocked"}
-
-
-def test_every_row_that_the_kernel_shows_is_made() -> None:
-    # These need no socket of their own: the agent stops, or two errors meet.
-    alone = {"the agent stops first", "the socket's own error counts before a soft one"}
-    wanted = {row.name for row in OUTCOME_CASES if row.shown_by == KERNEL} - alone
-    assert wanted - {case.row for case in CASES} == set()
+    assert killed == {case.name for case in CASES if case.what == "killed"}
 
 
 def test_cases_and_rows_agree() -> None:
     rows = {row.name: row.outcome for row in OUTCOME_CASES}
-    for case in CASES:
+    for case in EVERY_CASE:
         if case.row and "goes on" not in case.row:
-            assert {expected.outcome for expected in case.expected} == {rows[case.row]}
+            assert rows[case.row] in {expected.outcome for expected in case.expected}, case.name
 
 
 @pytest.fixture(scope="module")

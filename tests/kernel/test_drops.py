@@ -19,7 +19,7 @@ from tests.support.agent import RunningAgent
 from tests.support.bench import Bench, Family, Target
 from tests.support.captured import Captured, said
 from tests.support.collector import await_until
-from tests.support.network import NetworkNamespace
+from tests.support.firewall import Firewall
 from tests.support.peer import Answer, Behaviour
 
 pytestmark = pytest.mark.captures
@@ -29,38 +29,6 @@ WIRED = (Family.IPV4, Family.IPV6)
 DROPPED_ONCE = Drops("netfilter_drop", 1, received=False)
 REJECTED = ("refused", errno.ECONNREFUSED)
 ROUTER = {socket.AF_INET: "198.18.0.2", socket.AF_INET6: "2001:db8:3::2"}
-
-
-class Firewall:
-    """Rules of a namespace's own; each drops what goes to a port, or comes from it."""
-
-    def __init__(self, namespace: NetworkNamespace) -> None:
-        self._namespace = namespace
-        self._nft("add table inet probed")
-        for hook in ("input", "output"):
-            self._nft(f"add chain inet probed {hook} {{ type filter hook {hook} priority 0; }}")
-
-    def out(self, port: int, verdict: str = "drop") -> None:
-        """Say what becomes of packets to a port, TCP and UDP."""
-        self._nft(f"add rule inet probed output meta l4proto {{ tcp, udp }} th dport {port} {verdict}")
-
-    def into(self, port: int) -> None:
-        """Drop what comes from a port or, in another's namespace, for it."""
-        self._nft(f"add rule inet probed input tcp sport {port} counter drop")
-        self._nft(f"add rule inet probed input tcp dport {port} counter drop")
-
-    def wait_for_a_drop(self) -> None:
-        """Wait until a packet that came in has been dropped."""
-        await_until(lambda: "packets 1 " in self._nft("list chain inet probed input"))
-
-    def open(self) -> None:
-        """Let everything pass."""
-        self._nft("flush table inet probed")
-
-    def _nft(self, command: str) -> str:
-        ended = self._namespace.run(["nft", command])
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +165,7 @@ def test_an_answer_that_the_firewall_drops(
     target = bench.scripted(family, Behaviour(answer, NEAR))
     firewall.into(target.port)
     with begun(bench, family, target):
-        firewall.wait_for_a_drop()
+        await_until(firewall.has_dropped)
     (event,) = mine(seen, 1)
     assert said([event]) == [("abandoned", None)]
     assert evidence(event) == (Drops("netfilter_drop", 1, received=True), False)
@@ -208,7 +176,7 @@ def test_drops_are_counted_anew_when_the_direction_changes(bench: Bench, seen: C
     target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT))
     firewall.into(target.port)
     with begun(bench, Family.IPV4, target) as client:
-        firewall.wait_for_a_drop()
+        await_until(firewall.has_dropped)
         firewall.out(target.port)
         await_until(lambda: retransmits(client) == 1)
     (event,) = mine(seen, 1)
@@ -284,7 +252,7 @@ def test_what_another_namespace_drops_is_not_taken(bench: Bench, seen: Captured,
     there.into(port)
     try:
         with begun(bench, family, Target(address, address, port)):
-            there.wait_for_a_drop()
+            await_until(there.has_dropped)
     finally:
         there.open()
     (event,) = mine(seen, 1)

@@ -106,10 +106,14 @@ class RunningAgent:
 
     def attempts(self, *pids: int) -> list[dict[str, Any]]:
         """Return the log records of these processes so far, flat, in the order they ended (``--output json``)."""
+        return [record for record in self.records() if record["attributes"].get("process.pid") in pids]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return those of all processes."""
         fresh = self.output[self._records_of :]
         self._records_of += len(fresh)
         self._records += log_records(json.loads(line) for line in fresh if line.startswith('{"resourceLogs"'))
-        return [record for record in self._records if record["attributes"].get("process.pid") in pids]
+        return self._records
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:

@@ -7,24 +7,32 @@ loopback                  a listener and a closed port of each family
 203.0.113.0/24            routes that are errors, and no route at all (2001:db8:2::/64)
 198.19.0.0/16             behind a router that knows no way (2001:db8:4::/48)
 ========================  ============================================================
+
+A firewall of its own and a cgroup that may not connect are made when they are asked for.
 """
 
+import shutil
+import signal
 import socket
-from collections.abc import Sequence
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from enum import Enum
+from functools import cached_property
 from itertools import count
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
+from tests.support.entries import Entry
+from tests.support.firewall import Firewall
+from tests.support.forbidden import forbidding_cgroup
 from tests.support.network import Listener, NetworkNamespace, closed_port
 from tests.support.oracle import ObservedAttempt, Trace, attempts
 from tests.support.peer import PEER, Answer, Behaviour, ScriptedPeer
-from tests.support.runtimes import PYTHON, Report, Runtime, available, read_reports
-
-if TYPE_CHECKING:
-    import subprocess
+from tests.support.runtimes import PYTHON, Report, Runtime, available, c_client, read_reports
 
 LONGEST_SECONDS = 30.0
 
@@ -35,6 +43,13 @@ _ROUTED = {socket.AF_INET: "198.19.{}.{}", socket.AF_INET6: "2001:db8:4:{}::{}"}
 _KINDS = {"prohibit": 1, "unreachable": 2, "blackhole": 3, "none": 4}
 _CABLE = [("198.18.0.1/24", "198.18.0.2/24"), ("2001:db8:3::1/64", "2001:db8:3::2/64")]
 _ANY_PORT = 9
+_CLIENT_WITHOUT_COOKIE = 1 | 4  # of net.ipv4.tcp_fastopen: TFO_CLIENT_ENABLE, TFO_CLIENT_NO_COOKIE
+_ABSENT = "absent: "  # what the client ``dial`` says where the kernel has not what an attempt takes
+_ENTER = 'echo 0 >"$0" && exec "$@"'
+
+
+class AbsentError(Exception):
+    """This machine has not what an attempt takes."""
 
 
 class Family(Enum):
@@ -71,17 +86,22 @@ class Run(NamedTuple):
     """How many SYNs reached the scripted peer; ``None`` if it was sent elsewhere."""
     observed: tuple[ObservedAttempt, ...] | None
     """What strace saw; ``None`` if the bench does not trace."""
+    absent: str = ""
+    """Why it was not made: what this machine has not."""
 
 
 class Bench:
     """The network, for the length of a ``with`` block; needs root. Clients may run in several threads.
 
     With ``traced`` every client runs under strace, for a second opinion. The bench itself makes attempts
-    only for ``occupied``, from the calling process.
+    only for ``occupied``, from the calling process. ``programs`` is a folder with the clients that are written in C, if
+    they are not to be compiled.
     """
 
-    def __init__(self, *, traced: bool = False) -> None:
+    def __init__(self, *, traced: bool = False, programs: Path | None = None) -> None:
         self._traced = traced
+        self._programs = programs
+        self._lock = threading.Lock()
         self._ports = count(20_001)
         self._routed = count(1)
         self._stack = ExitStack()
@@ -142,18 +162,60 @@ class Bench:
         holder_port = next(syn.source_port for syn in self.peer.syns if syn.port == target.port)
         return target, holder_port
 
+    def rejecting(self, family: Family, verdict: str) -> Target:
+        """Return a target that the firewall of this side rejects, by a verdict of nft; raises AbsentError."""
+        if shutil.which("nft") is None:
+            raise AbsentError("no nft here")
+        target = self.scripted(family, Behaviour(Answer.SILENT))
+        self._firewall.out(target.port, verdict)
+        return target
+
+    @property
+    def forbidding(self) -> Path:
+        """Return the file by which a client enters a cgroup that may not connect; raises AbsentError."""
+        with self._lock:
+            return self._forbidding_group
+
     def run(
         self,
         target: Target,
         *arguments: str,
         attempts: int = 1,
         timeout_ms: int = 0,
-        kill_on_syn: bool = False,
     ) -> Run:
-        """Run the Python client to its end; ``kill_on_syn`` kills it once its SYN is out."""
+        """Run the Python client to its end."""
         argv = [*PYTHON, target.host, str(target.port), str(attempts), str(timeout_ms), *arguments]
-        runtime = Runtime("python", PYTHON[0], lambda *_: argv, read_reports)
-        return self.run_runtime(runtime, target, kill_on_syn=kill_on_syn)
+        return self.run_argv(argv, target)
+
+    def dial(
+        self,
+        target: Target,
+        entry: Entry,
+        options: Mapping[str, object],
+        *,
+        on_syn: "OnSyn | None" = None,
+        group: Path | None = None,
+        word: str = "",
+    ) -> Run:
+        """Run the client ``dial`` to its end, in a cgroup perhaps; raises AbsentError if the kernel has not the entry.
+
+        ``on_syn`` is called when a SYN of it has come to the scripted peer; ``word`` names another call of the entry.
+        """
+        words = [f"{name.replace('_', '-')}={value}" for name, value in options.items()]
+        argv = [str(self.program("dial")), word or entry.program, target.host, str(target.port), *words]
+        run = self.run_argv(["sh", "-c", _ENTER, str(group), *argv] if group else argv, target, on_syn=on_syn)
+        if entry is Entry.COMPAT and run.exit_code == -signal.SIGSEGV:
+            raise AbsentError("this kernel takes no calls of 32-bit programs")
+        return run
+
+    def program(self, name: str) -> Path:
+        """Return the path of a client that is written in C."""
+        return self._programs / name if self._programs else c_client(name)
+
+    def run_argv(self, argv: Sequence[str], target: Target, *, on_syn: "OnSyn | None" = None) -> Run:
+        """Run a client that reports in JSON lines to its end."""
+        runtime = Runtime("client", argv[0], lambda *_: list(argv), _reports)
+        return self.run_runtime(runtime, target, on_syn=on_syn)
 
     def run_runtime(
         self,
@@ -162,7 +224,7 @@ class Bench:
         *,
         attempts: int = 1,
         timeout_ms: int = 0,
-        kill_on_syn: bool = False,
+        on_syn: "OnSyn | None" = None,
     ) -> Run:
         """Run a client of any runtime to its end; raises TimeoutExpired."""
         argv = runtime.argv(target.host, target.port, attempts, timeout_ms)
@@ -170,7 +232,7 @@ class Bench:
         with ExitStack() as stack:
             trace = stack.enter_context(Trace()) if self._traced else None
             process = stack.enter_context(self.namespace.popen(trace.command(argv) if trace else argv))
-            stdout = self._finish(process, target, kill_on_syn=kill_on_syn)
+            stdout = self._finish(process, target, on_syn)
             observed = _observed(trace) if trace else None
         scripted = target.address in PEER.values()
         self.peer.catch_up()
@@ -194,16 +256,27 @@ class Bench:
         with ThreadPoolExecutor(len(plans)) as pool:
             return list(pool.map(run, plans))
 
-    def _finish(self, process: "subprocess.Popen[str]", target: Target, *, kill_on_syn: bool) -> str:
+    def _finish(self, process: subprocess.Popen[str], target: Target, on_syn: "OnSyn | None") -> str:
         """Wait for a client's end and return its stdout; whatever goes wrong, it has ended afterwards."""
         try:
-            if kill_on_syn:
+            if on_syn:
                 self.peer.wait_for_syn(target.port)
-                process.kill()
+                on_syn(self, process, target)
             return process.communicate(timeout=LONGEST_SECONDS)[0]
         except BaseException:
             process.kill()
             raise
+
+    @cached_property
+    def _firewall(self) -> Firewall:
+        return Firewall(self.namespace)  # to make it twice changes nothing
+
+    @cached_property
+    def _forbidding_group(self) -> Path:
+        try:
+            return self._stack.enter_context(forbidding_cgroup())
+        except (KeyError, OSError) as error:
+            raise AbsentError("no programs for cgroups here") from error
 
     def _lay_routes(self) -> None:
         inner, outer = self.namespace, self.router
@@ -211,6 +284,10 @@ class Bench:
         # and later would send more of them a second apart (tcp_syn_linear_timeouts).
         inner.sysctl("net.ipv4.tcp_syn_retries", 1)
         inner.sysctl("net.ipv4.tcp_syn_linear_timeouts", 0, optional=True)
+        # TCP_FASTOPEN_CONNECT defers the SYN to whatever peer, as with one that gave a cookie; always, also after a
+        # time-out (before Linux 5.14 that kept fast open off for an hour).
+        inner.sysctl("net.ipv4.tcp_fastopen", _CLIENT_WITHOUT_COOKIE)
+        inner.sysctl("net.ipv4.tcp_fastopen_blackhole_timeout_sec", 0)
         inner.silent_neighbourhood("quiet", ["198.51.100.1/24", "2001:db8:1::1/64"])
         inner.cable(outer, "way", _CABLE)
         inner.ip("-6 route add 2001:db8:4::/48 via 2001:db8:3::2")
@@ -230,6 +307,20 @@ class Bench:
                     outer.route(kind, f"{_ROUTED[family].format(number, 0)}/{width}")
 
 
+OnSyn = Callable[[Bench, subprocess.Popen[str], Target], None]
+"""What is to be done to a client once its SYN is out."""
+
+
+def kill(_: Bench, process: subprocess.Popen[str], __: Target) -> None:
+    """Kill the client."""
+    process.kill()
+
+
+def destroy(bench: Bench, _: subprocess.Popen[str], target: Target) -> None:
+    """Have the kernel destroy the client's socket (SOCK_DESTROY)."""
+    bench.namespace.run(["ss", "-K", "dport", "=", f":{target.port}"])
+
+
 def _target(family: Family, address: str, port: int) -> Target:
     return Target(f"::ffff:{address}" if family is Family.MAPPED else address, address, port)
 
@@ -243,14 +334,11 @@ def _occupy(family: Family, target: Target) -> socket.socket:
     return made
 
 
+def _reports(stdout: str, _pid: int) -> tuple[Report, ...]:
+    if stdout.startswith(_ABSENT):
+        raise AbsentError(stdout.removeprefix(_ABSENT).strip())
+    return read_reports(stdout)
+
+
 def _observed(trace: Trace) -> tuple[ObservedAttempt, ...]:
     return tuple(attempts(trace.calls()))
-
-
-def options(**values: object) -> Sequence[str]:
-    """Spell options of the Python client: ``options(give_up="linger")``; True stands for a bare flag."""
-    spelled: list[str] = []
-    for name, value in values.items():
-        spelled.append(f"--{name.replace('_', '-')}")
-        spelled += [] if value is True else [str(value)]
-    return spelled

@@ -1,316 +1,284 @@
-"""The table of ends: for each way a connect attempt can end, a real one and what must be said about it.
+"""The table of ends: what networks, hosts and programs do to a connect attempt, in every way to make one.
 
-Outcomes are spelled out, not taken from the product: the table is what the product is compared with.
-``row`` names the same case in ``outcome_cases``, where the kernel's evidence is written down.
+What takes a history of its socket or its process is in ``special_cases``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from functools import partial
 
-from tests.support.bench import Bench, Family, Run, Target, options
-from tests.support.peer import Answer, Behaviour
+from otel_connect.capture.hooks import ProbeSet
+from tests.support.bench import Bench, Family, Run, destroy, kill
+from tests.support.case import Case, Expected, Lost, Subject, Way, run_all
+from tests.support.ends import (
+    ABANDONED,
+    ACCEPTED,
+    ACCEPTED_LATE,
+    ESTABLISHED,
+    HASTY_MS,
+    MAPPABLE,
+    NO_CALL,
+    NO_ICMPV6,
+    NO_SYN,
+    PATIENT_MS,
+    REFUSED,
+    RESET,
+    SAME_SOCKET,
+    SILENT,
+    TIMED_OUT,
+    TWO_SOCKETS,
+    WAITING,
+    Where,
+    broadcast,
+    denied,
+    error_route,
+    local_error,
+    lost,
+    rejecting,
+    routed,
+    scripted,
+    self_target,
+    subject,
+    unreachable,
+)
+from tests.support.entries import RINGS, WITH_CALL, Entry
+from tests.support.peer import Answer
+from tests.support.special_cases import SPECIAL
 
-NEAR = 0.02
-"""Seconds: long enough that connect() has let go of the socket before the answer comes."""
-
-_PATIENT_MS = 15_000
-_HASTY_MS = 150
-
-
-class Expected(NamedTuple):
-    """What must be said about one attempt; the client reports the same errno, if it reports one."""
-
-    outcome: str
-    errno_name: str | None
-    syn_sent: bool
-    """The kernel transmitted a SYN, be it only as far as a queue for a neighbour. An attempt that finds no
-    free port passes through SYN_SENT and sends none."""
-    syn_retransmits: int | None = 0
-    """``None``: it depends on when the program gave up."""
-    blocking: bool = True
-
-    @property
-    def result(self) -> str:
-        """What the client calls it."""
-        return {"established": "ok", "abandoned": "abandoned"}.get(self.outcome, "error")
-
-
-class Case(NamedTuple):
-    """One way to end; ``make`` runs the client to its end on a bench."""
-
-    name: str
-    family: Family
-    make: Callable[[Bench], Run]
-    expected: tuple[Expected, ...]
-    """The attempts of the client's process in the order of their start; most make one."""
-    row: str
-
-
-def run_all(bench: Bench, cases: Iterable[Case], workers: int = 32) -> dict[str, Run]:
-    """Make cases side by side, since many only wait; the runs are keyed by the names of their cases."""
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {case.name: pool.submit(case.make, bench) for case in cases}
-    return {name: future.result() for name, future in futures.items()}
+__all__ = ["CASES", "SUBJECTS", "Case", "Where", "error_route", "run_all", "scripted"]
 
 
-Where = Callable[[Bench, Family], Target]
-
-ESTABLISHED = Expected("established", None, syn_sent=True)
-REFUSED = Expected("refused", "ECONNREFUSED", syn_sent=True)
-RESET = Expected("reset", "ECONNRESET", syn_sent=True)
-TIMED_OUT = Expected("timed_out", "ETIMEDOUT", syn_sent=True, syn_retransmits=1)
-ABANDONED = Expected("abandoned", None, syn_sent=True)
-EVERY = tuple(Family)
-REAL = (Family.IPV4, Family.IPV6)
-V4 = (Family.IPV4,)
-V6 = (Family.IPV6,)
-MAPPABLE = (Family.IPV4, Family.MAPPED)
+NO_CALL_ACCEPTED = {
+    Entry.SENDTO: "MSG_FASTOPEN: no connect() call",
+    Entry.DEFERRED: "TCP_FASTOPEN_CONNECT: returns 0, established at the first write",
+    Entry.MPTCP: "MPTCP: the subflow",
+    **dict.fromkeys(RINGS, "io_uring: no connect() call"),
+}
+REFUSED_32 = {Entry.COMPAT: "32-bit caller: no connect() call"}
+MPTCP_CLOSED = {Entry.MPTCP: "MPTCP: closed while pending"}
 
 
-def unreachable(errno_name: str) -> Expected:
-    return Expected("unreachable", errno_name, syn_sent=True)
-
-
-def denied(errno_name: str) -> Expected:
-    return Expected("denied", errno_name, syn_sent=False)
-
-
-def local_error(errno_name: str, *, syn_sent: bool = False) -> Expected:
-    return Expected("local_error", errno_name, syn_sent=syn_sent)
-
-
-def scripted(answer: Answer, delay: float = NEAR, on_syn: int = 1) -> Where:
-    return lambda bench, family: bench.scripted(family, Behaviour(answer, delay, on_syn))
-
-
-def error_route(kind: str) -> Where:
-    return lambda bench, family: bench.error_route(family, kind)
-
-
-def broadcast(bench: Bench, family: Family) -> Target:
-    return bench.neighbourless(family)._replace(host="198.51.100.255", address="198.51.100.255")
-
-
-def self_target(bench: Bench, family: Family) -> Target:
-    """Port 0 makes the client bind a port of the kernel's choice and connect to that one."""
-    return bench.listener(family)._replace(port=0)
-
-
-def routed(kind: str) -> Where:
-    return lambda bench, family: bench.routed(family, kind)
-
-
-SILENT = scripted(Answer.SILENT)
-ACCEPTED = scripted(Answer.ACCEPT)
-ACCEPTED_LATE = scripted(Answer.ACCEPT, 0.5)
-
-
-def in_families(
-    name: str,
-    families: Iterable[Family],
-    where: Where,
-    expected: Expected | list[Expected],
-    *,
-    row: str,
-    timeout_ms: int = 0,
-    kill_on_syn: bool = False,
-    **client: object,
-) -> Iterator[Case]:
-    """Yield one case for each family; ``client`` are options of the Python client."""
-    wanted = tuple(expected) if isinstance(expected, list) else (expected,)
-    if timeout_ms:
-        wanted = tuple(one._replace(blocking=False) for one in wanted)
-    for family in families:
-
-        def make(bench: Bench, family: Family = family) -> Run:
-            arguments = options(**client)
-            target = where(bench, family)
-            return bench.run(target, *arguments, timeout_ms=timeout_ms, kill_on_syn=kill_on_syn)
-
-        yield Case(f"{name}, {family.value}", family, make, wanted, row)
-
-
-def both_ways(name: str, families: Iterable[Family], where: Where, expected: Expected, *, row: str) -> Iterator[Case]:
-    """Yield each case with a blocking and with a non-blocking socket."""
-    yield from in_families(name, families, where, expected, row=row)
-    yield from in_families(f"{name}, non-blocking", families, where, expected, row=row, timeout_ms=_PATIENT_MS)
-
-
-def no_port_left(families: Iterable[Family]) -> Iterator[Case]:
-    """Yield the cases in which the only port that the client may use is already connected to the target."""
-    for family in families:
-
-        def make(bench: Bench, family: Family = family) -> Run:
-            target, port = bench.occupied(family)
-            return bench.run(target, *options(bind=port))
-
-        yield Case(f"no port left, {family.value}", family, make, (local_error("EADDRNOTAVAIL"),), "no port left")
-
-
-def _answered() -> Iterator[Case]:
+def _answered() -> Iterator[Subject]:
     """Yield the attempts that the other side decides."""
-    yield from both_ways("accepted here", EVERY, Bench.listener, ESTABLISHED, row="blocking, accepted")
-    yield from both_ways("accepted there", EVERY, ACCEPTED, ESTABLISHED, row="non-blocking, accepted 20 ms away")
-    for lost, answered in ((1, 2), (2, 3)):
-        yield from in_families(
-            f"accepted after {lost} lost SYN",
-            REAL,
-            scripted(Answer.ACCEPT, on_syn=answered),
-            ESTABLISHED._replace(syn_retransmits=lost),
+    yield subject("accepted here", Bench.listener, ESTABLISHED, row="blocking, accepted", rows=NO_CALL_ACCEPTED)
+    yield subject("accepted there", ACCEPTED, ESTABLISHED, row="non-blocking, accepted 20 ms away")
+    for missing in (1, 2):
+        yield subject(
+            f"accepted after {missing} lost SYN",
+            scripted(Answer.ACCEPT, on_syn=missing + 1),
+            ESTABLISHED._replace(syn_retransmits=missing),
             row="accepted after a lost SYN",
-            syn_retries=lost,
+            options={"syn_retries": missing} if missing > 1 else {},
         )
-    yield from in_families(
-        "self-connect", REAL, self_target, ESTABLISHED, row="self-connect through SYN_RECV", mode="self-connect"
-    )
-    yield from in_families("MPTCP", REAL, ACCEPTED, ESTABLISHED, row="MPTCP: the subflow", mptcp=True)
-    for where, expected, row in (
-        (ACCEPTED, ESTABLISHED, "MSG_FASTOPEN: no connect() call"),
-        (scripted(Answer.REFUSE), REFUSED, "RST, blocking"),
-    ):
-        yield from in_families(f"fast open {expected.outcome}", REAL, where, expected, row=row, mode="fast-open")
-    yield from both_ways("refused here", EVERY, Bench.closed, REFUSED, row="RST, blocking")
-    yield from both_ways("refused there", EVERY, scripted(Answer.REFUSE), REFUSED, row="RST, non-blocking")
-    yield from both_ways("reset", EVERY, scripted(Answer.RESET), RESET, row="RST in SYN_RECV (simultaneous open)")
-    yield from both_ways("silent", EVERY, SILENT, TIMED_OUT, row="SYN timeout")
-    yield from in_families(
+    yield subject("self-connect", self_target, ESTABLISHED, row="self-connect through SYN_RECV", options={"self": 1})
+    yield subject("refused here", Bench.closed, REFUSED, row="RST, blocking")
+    yield subject("refused there", scripted(Answer.REFUSE), REFUSED, row="RST, non-blocking", rows=REFUSED_32)
+    yield subject("reset", scripted(Answer.RESET), RESET, row="RST in SYN_RECV (simultaneous open)")
+    yield subject("silent", SILENT, TIMED_OUT, row="SYN timeout")
+    yield subject(
         "TCP_USER_TIMEOUT",
-        REAL,
         SILENT,
         TIMED_OUT._replace(syn_retransmits=None),
         row="TCP_USER_TIMEOUT",
-        user_timeout_ms=500,
+        options={"user_timeout": 500},
     )
 
 
-def _undeliverable() -> Iterator[Case]:
-    """Yield the attempts that a router or the neighbourhood ends, and one that ICMP ends otherwise."""
-    yield from both_ways(
-        "no neighbour",
-        EVERY,
-        Bench.neighbourless,
-        unreachable("EHOSTUNREACH"),
-        row="ARP failure",
-    )
-    v6_prohibited = "ICMPv6 administratively prohibited"
-    for families, answer, expected, row in (
-        (EVERY, Answer.HOST_UNREACHABLE, unreachable("EHOSTUNREACH"), "ICMP host unreachable"),
-        (EVERY, Answer.NET_UNREACHABLE, unreachable("ENETUNREACH"), "ICMP net unreachable"),
-        (EVERY, Answer.PORT_UNREACHABLE, REFUSED, "ICMP port unreachable"),
-        (MAPPABLE, Answer.PROHIBITED, unreachable("EHOSTUNREACH"), "ICMP host unreachable"),
-        (V6, Answer.PROHIBITED, unreachable("EACCES"), v6_prohibited),
-        (MAPPABLE, Answer.HOST_UNKNOWN, unreachable("EHOSTDOWN"), "ICMP host unknown"),
-        (MAPPABLE, Answer.PROTOCOL_UNREACHABLE, unreachable("ENOPROTOOPT"), "ICMP protocol unreachable"),
-        (EVERY, Answer.PARAMETER_PROBLEM, local_error("EPROTO", syn_sent=True), "ICMP parameter problem"),
+def _undeliverable() -> Iterator[Subject]:
+    """Yield the attempts that a router, a firewall or the neighbourhood ends, and one that ICMP ends otherwise."""
+    yield subject("no neighbour", Bench.neighbourless, unreachable("EHOSTUNREACH"), row="ARP failure")
+    prohibited = {
+        Family.IPV4: unreachable("EHOSTUNREACH"),
+        Family.MAPPED: unreachable("EHOSTUNREACH"),
+        Family.IPV6: unreachable("EACCES"),
+    }
+    for answer, expected, row in (
+        (Answer.HOST_UNREACHABLE, unreachable("EHOSTUNREACH"), "ICMP host unreachable"),
+        (Answer.NET_UNREACHABLE, unreachable("ENETUNREACH"), "ICMP net unreachable"),
+        (Answer.PORT_UNREACHABLE, REFUSED, "ICMP port unreachable"),
+        (Answer.PROHIBITED, prohibited, "ICMPv6 administratively prohibited"),
+        (Answer.PARAMETER_PROBLEM, local_error("EPROTO", syn_sent=True), "ICMP parameter problem"),
     ):
-        yield from both_ways(f"ICMP {answer.name.lower()}", families, scripted(answer), expected, row=row)
-    held = "ICMP while connect() holds the socket, then closed"
-    for families, kind, errno_name in (
-        (MAPPABLE, "prohibit", "EHOSTUNREACH"),
-        (V6, "prohibit", "EACCES"),
-        (MAPPABLE, "unreachable", "EHOSTUNREACH"),
-        (V6, "unreachable", "ENETUNREACH"),
-        (EVERY, "none", "ENETUNREACH"),
+        yield subject(f"ICMP {answer.name.lower()}", scripted(answer), expected, row=row)
+    for answer, errno_name, row in (
+        (Answer.HOST_UNKNOWN, "EHOSTDOWN", "ICMP host unknown"),
+        (Answer.PROTOCOL_UNREACHABLE, "ENOPROTOOPT", "ICMP protocol unreachable"),
     ):
-        expected = unreachable(errno_name)._replace(syn_retransmits=None)
-        yield from both_ways(f"router {kind}", families, routed(kind), expected, row=held)
+        what = f"ICMP {answer.name.lower()}"
+        expected = unreachable(errno_name)
+        yield subject(what, scripted(answer), expected, row=row, families=MAPPABLE, without=[f"IPv6: {NO_ICMPV6}"])
+    yield from _held()
+    for what, verdict, row, retransmits in (
+        ("firewall resets", "meta l4proto tcp reject with tcp reset", "nft reject with tcp reset on output", 0),
+        (
+            "firewall rejects",
+            "reject with icmpx type port-unreachable",
+            "nft reject with icmp on output, then closed",
+            None,
+        ),
+    ):
+        yield subject(what, rejecting(verdict), REFUSED._replace(syn_sent=False, syn_retransmits=retransmits), row=row)
 
 
-def _local() -> Iterator[Case]:
-    """Yield the attempts that end before a SYN leaves, and a program whose calls are no attempts at all."""
+def _held() -> Iterator[Subject]:
+    """Yield the attempts whose ICMP error comes while the call that sends the SYN still holds the socket."""
+    for kind, four, six in (
+        ("prohibit", "EHOSTUNREACH", "EACCES"),
+        ("unreachable", "EHOSTUNREACH", "ENETUNREACH"),
+        ("none", "ENETUNREACH", "ENETUNREACH"),
+    ):
+        by_family = {family: unreachable(four)._replace(syn_retransmits=None) for family in MAPPABLE}
+        by_family[Family.IPV6] = unreachable(six)._replace(syn_retransmits=None)
+        row = "ICMP while connect() holds the socket, then closed"
+        yield subject(f"router {kind}", routed(kind), by_family, row=row)
+
+
+def _local() -> Iterator[Subject]:
+    """Yield the attempts that end before a SYN leaves."""
     for kind, expected, row in (
         ("prohibit", denied("EACCES"), "prohibit route"),
         ("unreachable", local_error("EHOSTUNREACH"), "unreachable route"),
         ("blackhole", local_error("EINVAL"), "blackhole route"),
         ("none", local_error("ENETUNREACH"), "no route"),
     ):
-        yield from both_ways(f"{kind} route", EVERY, error_route(kind), expected, row=row)
-    yield from in_families("broadcast", V4, broadcast, local_error("ENETUNREACH"), row="broadcast or multicast peer")
-    yield from no_port_left(EVERY)
-    yield from in_families(
-        "wrong family", REAL, ACCEPTED, local_error("EAFNOSUPPORT"), row="wrong family", mode="wrong-family"
+        what = "no route" if kind == "none" else f"{kind} route"
+        yield subject(what, error_route(kind), expected, row=row, lost=lost((), NO_SYN))
+    yield subject(
+        "broadcast",
+        broadcast,
+        local_error("ENETUNREACH"),
+        row="broadcast or multicast peer",
+        families=MAPPABLE,
+        without=["IPv6: it has no broadcast"],
+        lost=lost((), NO_SYN),
     )
-    yield from in_families(
-        "bad pointer", REAL, ACCEPTED, local_error("EFAULT"), row="bad address pointer", mode="bad-pointer"
+    yield subject(
+        "wrong family",
+        ACCEPTED,
+        local_error("EAFNOSUPPORT"),
+        row="wrong family",
+        families=TWO_SOCKETS,
+        without=[SAME_SOCKET],
+        lost=lost((), NO_SYN),
+        options={"address": "wrong"},
     )
-    yield from in_families("no attempt", REAL, ACCEPTED, [], row="", mode="noise")
+    yield subject(
+        "bad pointer",
+        ACCEPTED,
+        local_error("EFAULT"),
+        row="bad address pointer",
+        families=TWO_SOCKETS,
+        without=[SAME_SOCKET],
+        lost=_bad_pointer,
+        options={"address": "bad"},
+    )
+    yield Subject(
+        "no port left",
+        "no port left",
+        _no_port,
+        lambda way: [local_error("EADDRNOTAVAIL")._replace(blocking=way.blocking)],
+        lost=lost([("local_error", None)], "recorded without its errno"),
+        rows={Entry.SENDTO: "no port left, return value not seen"},
+    )
+    yield Subject(
+        "cgroup program",
+        "EPERM by cgroup BPF",
+        _forbidden,
+        lambda way: [denied("EPERM")._replace(blocking=way.blocking)],
+        lost=lost((), NO_SYN),
+    )
 
 
-def _given_up() -> Iterator[Case]:
+def _bad_pointer(way: Way) -> Lost:
+    """Say who does not see it: the kernel copies the address before it makes the request, or calls the function."""
+    if way.entry in RINGS:
+        return Lost((), "io_uring refuses the request before it is tried", frozenset(ProbeSet))
+    return Lost((), NO_SYN, frozenset({ProbeSet.FEXIT}))
+
+
+def _no_port(bench: Bench, way: Way) -> Run:
+    """Have a client use a port that is already connected to its target."""
+    target, port = bench.occupied(way.family)
+    return bench.dial(target, way.entry, {"bind": port, "timeout": 0 if way.blocking else PATIENT_MS})
+
+
+def _forbidden(bench: Bench, way: Way) -> Run:
+    patience = {"timeout": 0 if way.blocking else PATIENT_MS}
+    return bench.dial(ACCEPTED(bench, way.family), way.entry, patience, group=bench.forbidding)
+
+
+def _given_up() -> Iterator[Subject]:
     """Yield the attempts that their program gives up, or that outlive an interruption."""
-    given_up = ABANDONED._replace(syn_retransmits=None)
-    for way, row in (
+    for how, row in (
         ("close", "close() while pending"),
         ("linger", "close() while pending"),
         ("shutdown", "shutdown() while pending"),
         ("unspec", "connect(AF_UNSPEC) while pending"),
     ):
-        yield from in_families(
-            f"given up by {way}", EVERY, SILENT, given_up, row=row, timeout_ms=_HASTY_MS, give_up=way
-        )
-    for way in ("close", "linger"):
-        yield from in_families(
-            f"MPTCP, given up by {way}",
-            REAL,
+        what = f"given up by {how}"
+        without = ["blocking sockets but those of io_uring: they wait in the call"]
+        options = {"timeout": HASTY_MS, "give_up": how}
+        yield subject(
+            what,
             SILENT,
-            given_up,
-            row="MPTCP: closed while pending",
-            timeout_ms=_HASTY_MS,
-            give_up=way,
-            mptcp=True,
+            ABANDONED,
+            row=row,
+            sockets=(False,),
+            entries=WITH_CALL,
+            without=without,
+            options=options,
+            rows=MPTCP_CLOSED if how in {"close", "linger"} else {},
         )
-    yield from in_families("killed", EVERY, SILENT, given_up, row="SIGKILL while blocked", kill_on_syn=True)
-    yield from in_families(
-        "SO_SNDTIMEO, given up", REAL, SILENT, given_up, row="close() while pending", send_timeout_ms=_HASTY_MS
-    )
-    for where, expected in ((ACCEPTED_LATE, ESTABLISHED), (scripted(Answer.REFUSE, 0.5), REFUSED)):
-        yield from in_families(
-            f"SO_SNDTIMEO, {expected.outcome}",
-            REAL,
-            where,
-            expected,
-            row="SO_SNDTIMEO ran out, attempt goes on",
-            mode="go-on",
-            send_timeout_ms=_HASTY_MS,
+        yield Subject(
+            f"time limit, {how}",
+            "io_uring link timeout, then closed" if how == "close" else row,
+            partial(_limited, how=how),
+            lambda way: [ABANDONED._replace(blocking=way.blocking)],
+            entries=RINGS,
+            without=("all but io_uring: it is a request of its own",),
         )
-    signal = "signal on a blocking connect, attempt goes on"
-    yield from in_families("signal", REAL, ACCEPTED_LATE, ESTABLISHED, row=signal, mode="interrupted")
-    yield from in_families(
-        "signal and restart", REAL, ACCEPTED_LATE, ESTABLISHED, row=signal, mode="interrupted", restart=True
-    )
-    yield from in_families(
-        "closed by another thread",
-        REAL,
-        SILENT,
-        TIMED_OUT,
-        row="closed by another thread while blocked",
-        mode="closed-by-thread",
+    yield subject("killed", SILENT, ABANDONED, row="SIGKILL while blocked", on_syn=kill)
+    destroyed = ABANDONED._replace(errno_name="ECONNABORTED")
+    yield subject("ss -K", SILENT, destroyed, row="ss -K", on_syn=destroy)
+    yield from _interrupted()
+
+
+def _limited(bench: Bench, way: Way, how: str) -> Run:
+    patience = 0 if way.blocking else 1
+    return bench.dial(SILENT(bench, way.family), way.entry, {"limit": HASTY_MS, "timeout": patience, "give_up": how})
+
+
+def _interrupted() -> Iterator[Subject]:
+    for what, where, expected, row, options in (
+        ("SO_SNDTIMEO, given up", SILENT, ABANDONED, "close() while pending", {}),
+        (
+            "SO_SNDTIMEO, established",
+            ACCEPTED_LATE,
+            ESTABLISHED,
+            "SO_SNDTIMEO ran out, attempt goes on",
+            {"go_on": 1},
+        ),
+        (
+            "SO_SNDTIMEO, refused",
+            scripted(Answer.REFUSE, 0.5),
+            REFUSED,
+            "SO_SNDTIMEO ran out, attempt goes on",
+            {"go_on": 1},
+        ),
+    ):
+        yield _waiting(what, where, expected, row, {"send_timeout": HASTY_MS, **options})
+    goes_on = "signal on a blocking connect, attempt goes on"
+    yield _waiting("signal", ACCEPTED_LATE, ESTABLISHED, goes_on, {"signal": "interrupt"})
+    yield _waiting("signal and restart", ACCEPTED_LATE, ESTABLISHED, goes_on, {"signal": "restart"})
+    yield _waiting(
+        "closed by another thread", SILENT, TIMED_OUT, "closed by another thread while blocked", {"closer": 1}
     )
 
 
-def _counted() -> Iterator[Case]:
-    """Yield the programs whose calls and attempts differ in number, or whose thread is not the process."""
-    yield from in_families(
-        "connect() twice",
-        REAL,
-        ACCEPTED_LATE,
-        ESTABLISHED._replace(blocking=False),
-        row="non-blocking, accepted 20 ms away",
-        mode="twice",
-    )
-    yield from in_families(
-        "late report",
-        REAL,
-        scripted(Answer.REFUSE),
-        REFUSED._replace(blocking=False),
-        row="RST, non-blocking",
-        mode="late",
-    )
-    yield from in_families(
-        "same socket again", REAL, scripted(Answer.REFUSE), [REFUSED, REFUSED], row="RST, blocking", mode="again"
-    )
-    yield from in_families("thread", REAL, ACCEPTED, ESTABLISHED, row="blocking, accepted", mode="in-thread")
+def _waiting(what: str, where: Where, expected: Expected, row: str, options: Mapping[str, object]) -> Subject:
+    """Make one in which something happens while the program waits in its call."""
+    without = (f"non-blocking sockets: {WAITING}", f"io_uring: {NO_CALL}")
+    return subject(what, where, expected, row=row, sockets=(True,), entries=WITH_CALL, without=without, options=options)
 
 
-CASES = (*_answered(), *_undeliverable(), *_local(), *_given_up(), *_counted())
+SUBJECTS = (*_answered(), *_undeliverable(), *_local(), *_given_up(), *SPECIAL)
+CASES: tuple[Case, ...] = tuple(case for subject in SUBJECTS for case in subject.cases())

@@ -13,13 +13,22 @@ files, in ``docs/conformance/kernels``; ``docs/conformance.md`` is made of them 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from otel_connect.capture.hooks import ProbeSet
+from otel_connect.capture.hooks import ProbeSet, Sight
+from tests.support.bench import Family, Run
+from tests.support.case import Case, Expected
+from tests.support.entries import RINGS
+from tests.support.runtimes import Report
+
+Attributes = Mapping[str, Any]
 
 PASS, NOT_VISIBLE, NOT_APPLICABLE, WRONG = "pass", "not visible: ", "n/a: ", "wrong: "
+RETRANSMITS = "otel_connect.syn.retransmits"
+REMEDY = "`make conformance` writes the page of this run"
 FOLDER = Path(__file__).parents[2] / "docs/conformance/kernels"
 
 
@@ -69,3 +78,102 @@ def series(kernel: str) -> tuple[int, ...]:
 
 def _numbers(kernel: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", kernel)))
+
+
+def status(case: Case, run: Run, records: Sequence[Attributes], sight: Sight) -> str:
+    """Say what goes into a cell: what became of the attempts of a case, against what probes that see so much said."""
+    if run.absent:
+        return f"{NOT_APPLICABLE}{run.absent}"
+    wrong = difference(case, run, records)
+    lost = case.unseen(sight)
+    if wrong and lost and tuple(map(_said, records)) == lost.said:
+        return f"{NOT_VISIBLE}{lost.why}"
+    return f"{WRONG}{wrong}" if wrong else PASS
+
+
+def difference(case: Case, run: Run, records: Sequence[Attributes]) -> str:
+    """Say what is first found wrong with what is recorded of a case, in the order in which its attempts began."""
+    wanted = case.expected * (run.syns or 0) if case.per_syn else case.expected
+    said = [_said(record) for record in records]
+    unknown = [
+        _UNKNOWN if one.or_unknown and had == _UNKNOWN else one.said for one, had in zip(wanted, said, strict=False)
+    ]
+    if len(said) != len(wanted) or said != unknown:
+        return f"it says {said}, not {[one.said for one in wanted]}"
+    reports = run.reports if len(run.reports) == len(wanted) else (None,) * len(wanted)
+    if run.exit_code >= 0 and wanted and reports[0] is None and not case.per_syn:
+        return f"the client reports {len(run.reports)} attempts"
+    for record, one, report in zip(records, wanted, reports, strict=True):
+        for wrong in chain(_facts(case, run, record, one), _client(record, report) if report else ()):
+            return wrong
+    there = [record.get("network.peer.port") == run.target.port for record in records]
+    return _syns([one for one, met in zip(wanted, there, strict=True) if met], run)
+
+
+_UNKNOWN = ("unknown", None)
+
+
+def _said(record: Attributes) -> tuple[str, str | None]:
+    outcome: str = record["otel_connect.outcome"]
+    return outcome, record.get("otel_connect.errno.name")
+
+
+def _facts(case: Case, run: Run, record: Attributes, expected: Expected) -> Iterator[str]:
+    """Compare a record with what is known from how the attempt was made."""
+    wanted: dict[str, object] = {"otel_connect.blocking": expected.blocking, **expected.attributes}
+    if expected.syn_sent and expected.syn_retransmits is not None:
+        wanted[RETRANSMITS] = expected.syn_retransmits
+    if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"} and len(case.expected) == 1:
+        wanted["network.peer.address"] = run.target.address
+        wanted["network.type"] = "ipv6" if case.way.family is Family.IPV6 else "ipv4"
+        if run.target.port:
+            wanted["network.peer.port"] = run.target.port
+    if case.way.entry in RINGS:  # it may take the errno, and say so, before the socket has ended
+        wanted = {name: value for name, value in wanted.items() if name in record or name != RETRANSMITS}
+    for name, value in wanted.items():
+        if record.get(name) != value:
+            yield f"{name} is {record.get(name)}, not {value}"
+    if record["otel_connect.duration"] < 0:
+        yield "it ends before it begins"
+
+
+def _client(record: Attributes, report: Report) -> Iterator[str]:
+    """Compare a record with what the client says of the same attempt."""
+    if report.result == "error" and report.errno != record.get("otel_connect.errno.code", report.errno):
+        yield f"the client has the errno {report.errno_name}"
+    if report.local_port and record.get("network.local.port", report.local_port) != report.local_port:
+        yield f"the client has port {report.local_port}, not {record['network.local.port']}"
+    # The program measures around the call, so the kernel's time is never the longer one.
+    if report.seconds is not None and report.blocking and record["otel_connect.duration"] > report.seconds + 0.005:
+        yield f"it took {record['otel_connect.duration']} s, for the client {report.seconds} s"
+
+
+def _syns(expected: Sequence[Expected], run: Run) -> str:
+    """Compare the SYNs that came to the scripted peer with those that were to be sent."""
+    if run.syns is None:
+        return ""
+    least = sum(one.syn_sent + (one.syn_retransmits or 0) for one in expected)
+    exact = all(one.syn_retransmits is not None for one in expected)
+    right = run.syns == least or (run.syns > least and not exact)
+    return "" if right else f"{run.syns} SYNs came, not {least}"
+
+
+def published(column: Column, folder: Path = FOLDER) -> Column | None:
+    """Return the column of the page for the same set on a kernel of the same series; ``None`` if it has none."""
+    alike = [
+        one
+        for one in read_columns(folder)
+        if (one.probes, series(one.kernel)) == (column.probes, series(column.kernel))
+    ]
+    return alike[0] if alike else None
+
+
+def differences(measured: Column, said: Column | None, names: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong in the cells of these names, and where the page says something else; one line for each."""
+    for name in sorted(names):
+        found = measured.cells[name]
+        if found.startswith(WRONG):
+            yield f"{measured.probes}, {name}: {found}"
+        elif said and said.cells.get(name) != found:
+            page = f"docs/conformance.md says {said.cells.get(name)!r}"
+            yield f"{measured.probes}, {name}: {page}, this run {found!r}; {REMEDY}"

@@ -73,6 +73,11 @@ def java(client: str) -> list[str]:
     return [_tool("java"), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(classes), client]
 
 
+def c_client(name: str) -> Path:
+    """Return the program of a client in C; raises FileNotFoundError where there is no compiler."""
+    return _compile(_tool("gcc"), f"{name}.c", _build_c) / name
+
+
 def read_reports(stdout: str, _pid: int = 0) -> tuple[Report, ...]:
     """Read the JSON lines that the clients print."""
     return tuple(Report(**json.loads(line)) for line in stdout.splitlines())
@@ -136,7 +141,7 @@ def _curl_reports(stdout: str, pid: int) -> tuple[Report, ...]:
 
 def _compile(compiler: str, source: str, build: Callable[[str, Path, Path], None]) -> Path:
     """Return the folder with what a source compiles to, from the cache when it is there."""
-    code = (CLIENTS / source).read_bytes()
+    code = b"".join(path.read_bytes() for path in (CLIENTS / source, *sorted(CLIENTS.glob("*.h"))))
     # The compiler's date stands for its version, which it would take a while to ask for.
     stamp = f"{compiler} {Path(compiler).stat().st_mtime_ns}".encode()
     cache = _cache()
@@ -159,6 +164,11 @@ def _build_go(compiler: str, source: Path, target: Path) -> None:
     """Compile without cgo, modules or downloads; only the standard library is used."""
     plain = {"CGO_ENABLED": "0", "GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
     _build([compiler, "build", "-o", str(target / "client-go"), str(source)], plain)
+
+
+def _build_c(compiler: str, source: Path, target: Path) -> None:
+    strict = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    _build([compiler, *strict, "-o", str(target / source.stem), str(source)], {})
 
 
 def _build_java(compiler: str, source: Path, target: Path) -> None:

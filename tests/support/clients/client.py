@@ -7,12 +7,12 @@ given up after the timeout. The modes make what ordinary programs seldom do; eac
 """
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import json
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -36,20 +36,9 @@ class Client:
         self.started = 0.0
 
     def new_socket(self, *, blocking: bool) -> socket.socket:
-        """Make a socket as the options say."""
-        options = self.options
-        made = socket.socket(self.family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP if options.mptcp else 0)
+        """Make a socket of the family of the target."""
+        made = socket.socket(self.family, socket.SOCK_STREAM)
         made.setblocking(blocking)
-        if options.send_timeout_ms:
-            whole, rest = divmod(options.send_timeout_ms, 1000)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, rest * 1000))
-        if options.user_timeout_ms:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.user_timeout_ms)
-        if options.syn_retries:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, options.syn_retries)
-        if options.bind is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            made.bind(("", options.bind))
         self.started = time.monotonic()
         return made
 
@@ -78,13 +67,11 @@ def plain(client: Client) -> None:
         nonblocking(client)
         return
     with client.new_socket(blocking=True) as made:
-        number = made.connect_ex(client.address)
-        # a blocking call that SO_SNDTIMEO ended leaves the attempt going, until the socket is closed
-        client.report(made, number, blocking=True, abandoned=number == errno.EINPROGRESS)
+        client.report(made, made.connect_ex(client.address), blocking=True)
 
 
 def nonblocking(client: Client) -> None:
-    """Connect, poll until the timeout, then give up in the way of ``--give-up``."""
+    """Connect, poll until the timeout, then give up."""
     with client.new_socket(blocking=False) as made:
         number = made.connect_ex(client.address)
         abandoned = False
@@ -92,17 +79,6 @@ def nonblocking(client: Client) -> None:
             abandoned = not wait(made, client.options.timeout_ms)
             number = 0 if abandoned else made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         client.report(made, number, blocking=False, abandoned=abandoned)
-        if abandoned:
-            GIVE_UP[client.options.give_up](made)
-
-
-def go_on(client: Client) -> None:
-    """Let SO_SNDTIMEO end the blocking call, and wait for the attempt all the same."""
-    with client.new_socket(blocking=True) as made:
-        number = made.connect_ex(client.address)
-        if number == errno.EINPROGRESS and wait(made, _LONGEST_MS):
-            number = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        client.report(made, number, blocking=True)
 
 
 def twice(client: Client) -> None:
@@ -124,29 +100,6 @@ def late(client: Client) -> None:
         client.report(made, made.connect_ex(client.address), blocking=False)
 
 
-def again(client: Client) -> None:
-    """Make two attempts with one socket: after a failure the kernel allows it."""
-    with client.new_socket(blocking=True) as made:
-        for _ in range(2):
-            client.report(made, made.connect_ex(client.address), blocking=True)
-
-
-def interrupted(client: Client) -> None:
-    """Be interrupted by a signal while blocked; ``--restart`` makes the kernel repeat the call by itself."""
-    signals = 0
-
-    def count(_number: int, _frame: object) -> None:
-        nonlocal signals
-        signals += 1
-
-    signal.signal(signal.SIGALRM, count)
-    signal.siginterrupt(signal.SIGALRM, not client.options.restart)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    plain(client)
-    if not signals:
-        sys.exit("the attempt ended before the signal came")
-
-
 def in_thread(client: Client) -> None:
     """Connect in a thread that is not the main one."""
     thread = threading.Thread(target=plain, args=(client,))
@@ -154,50 +107,28 @@ def in_thread(client: Client) -> None:
     thread.join()
 
 
-def closed_by_thread(client: Client) -> None:
-    """Close the descriptor in another thread while this one is blocked: the attempt goes on."""
-    made = client.new_socket(blocking=True)
-    descriptor = made.fileno()
-    timer = threading.Timer(0.1, os.close, (descriptor,))
-    timer.start()
-    number = made.connect_ex(client.address)
-    timer.join()
-    made.detach()
-    client.report(made, number, blocking=True)
+def beside(client: Client) -> None:
+    """Connect to another host while the attempt is pending, which is given up a second later."""
+    with client.new_socket(blocking=False) as made, client.new_socket(blocking=False) as other:
+        made.connect_ex(client.address)
+        time.sleep(0.3)
+        other.connect_ex(client.options.other)
+        wait(other, _LONGEST_MS)
+        number = other.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        client.report(made, 0, blocking=False, abandoned=True)
+        client.report(other, number, blocking=False)
+        other.close()
+        time.sleep(1)
 
 
-def fast_open(client: Client) -> None:
-    """Connect by sending: sendto() with MSG_FASTOPEN, without any connect()."""
+def mixed(client: Client) -> None:
+    """Connect to another port, then send the first SYN of another socket by sendto(), and give that up."""
     with client.new_socket(blocking=True) as made:
-        number = 0
-        try:
-            made.sendto(b"hello", socket.MSG_FASTOPEN, client.address)
-        except OSError as error:
-            number = error.errno or 0
-        client.report(made, number, blocking=True)
-
-
-def wrong_family(client: Client) -> None:
-    """Hand a socket an address of the other family."""
-    other = socket.AF_INET if client.family == socket.AF_INET6 else socket.AF_INET6
-    sockaddr = struct.pack(f"=H{_SOCKADDR_BYTES - 2}x", other)
-    with client.new_socket(blocking=True) as made:
-        client.report(made, raw_connect(made, sockaddr), blocking=True)
-
-
-def bad_pointer(client: Client) -> None:
-    """Hand connect() an address that is no memory."""
-    with client.new_socket(blocking=True) as made:
-        client.report(made, raw_connect(made, 1), blocking=True)
-
-
-def self_connect(client: Client) -> None:
-    """Connect a socket to its own port: a simultaneous open with itself."""
-    with client.new_socket(blocking=True) as made:
-        made.bind(client.address)
-        number = made.connect_ex(made.getsockname())
-        client.options.port = made.getsockname()[1]
-        client.report(made, number, blocking=True)
+        client.report(made, made.connect_ex(client.options.other), blocking=True)
+    with client.new_socket(blocking=False) as made:
+        with contextlib.suppress(BlockingIOError):
+            made.sendto(b"x", socket.MSG_FASTOPEN, client.address)
+        client.report(made, 0, blocking=False, abandoned=True)
 
 
 def noise(client: Client) -> None:
@@ -218,46 +149,21 @@ def wait(made: socket.socket, timeout_ms: int) -> bool:
     return bool(poll.poll(timeout_ms))
 
 
-def raw_connect(made: socket.socket, sockaddr: bytes | int) -> int:
-    """Call connect() past Python's own checks of the address; return the errno, or 0."""
-    pointer = ctypes.c_void_p(sockaddr) if isinstance(sockaddr, int) else sockaddr
-    if _libc.connect(made.fileno(), pointer, _SOCKADDR_BYTES) == 0:
-        return 0
-    return ctypes.get_errno()
-
-
 def disconnect(made: socket.socket) -> None:
-    """Undo a connect() by one to AF_UNSPEC."""
-    number = raw_connect(made, struct.pack(f"=H{_SOCKADDR_BYTES - 2}x", socket.AF_UNSPEC))
-    if number:
+    """Undo a connect() by one to AF_UNSPEC, which Python itself has no address for."""
+    sockaddr = struct.pack(f"=H{_SOCKADDR_BYTES - 2}x", socket.AF_UNSPEC)
+    if _libc.connect(made.fileno(), sockaddr, _SOCKADDR_BYTES):
+        number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
-def reset(made: socket.socket) -> None:
-    """Make close() end the attempt at once, without waiting for what is unsent."""
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
-    made.close()
-
-
-GIVE_UP: dict[str, Callable[[socket.socket], None]] = {
-    "close": socket.socket.close,
-    "shutdown": lambda made: made.shutdown(socket.SHUT_RDWR),
-    "unspec": disconnect,
-    "linger": reset,
-}
 MODES: dict[str, Callable[[Client], None]] = {
     "plain": plain,
-    "go-on": go_on,
     "twice": twice,
     "late": late,
-    "again": again,
-    "interrupted": interrupted,
     "in-thread": in_thread,
-    "closed-by-thread": closed_by_thread,
-    "fast-open": fast_open,
-    "wrong-family": wrong_family,
-    "bad-pointer": bad_pointer,
-    "self-connect": self_connect,
+    "beside": beside,
+    "mixed": mixed,
     "noise": noise,
 }
 
@@ -270,14 +176,10 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("timeout_ms", type=int)
     parser.add_argument("--mode", choices=MODES, default="plain")
-    parser.add_argument("--give-up", choices=GIVE_UP, default="close")
-    parser.add_argument("--bind", type=int, help="own port, shared by SO_REUSEPORT")
-    parser.add_argument("--send-timeout-ms", type=int, default=0)
-    parser.add_argument("--user-timeout-ms", type=int, default=0)
-    parser.add_argument("--syn-retries", type=int, default=0)
-    parser.add_argument("--mptcp", action="store_true")
-    parser.add_argument("--restart", action="store_true")
+    parser.add_argument("--other", nargs=2, help="host and port of another target")
     options = parser.parse_args()
+    if options.other:
+        options.other = options.other[0], int(options.other[1])
     for _ in range(options.count):
         MODES[options.mode](Client(options))
 
