@@ -85,6 +85,10 @@ class Case(NamedTuple):
         socket = "blocking" if self.way.blocking else "non-blocking"
         return f"{self.what}|{socket}|{self.way.family.value}|{self.way.entry}"
 
+    def wanted(self, run: Run) -> tuple[Expected, ...]:
+        """Return what must be said of the attempts of a run."""
+        return self.expected * (run.syns or 0) if self.per_syn else self.expected
+
     def unseen(self, sight: Sight) -> Lost | None:
         """Return what is said instead by probes that see so much, and why; ``None`` if they see all of it."""
         if self.lost is None or sight.probes in self.lost.without:

@@ -1,6 +1,6 @@
 """The table of ends: what networks, hosts and programs do to a connect attempt, in every way to make one.
 
-What takes a history of its socket or its process is in ``special_cases``.
+Those of calls, threads and processes are in ``call_cases``, those of sockets with a history in ``history_cases``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ from functools import partial
 
 from otel_connect.capture.hooks import ProbeSet
 from tests.support.bench import Bench, Family, Run, destroy, kill
+from tests.support.call_cases import CALLS_AND_PROCESSES
 from tests.support.case import Case, Expected, Lost, Subject, Way, run_all
 from tests.support.ends import (
     ABANDONED,
@@ -41,8 +42,8 @@ from tests.support.ends import (
     unreachable,
 )
 from tests.support.entries import RINGS, WITH_CALL, Entry
+from tests.support.history_cases import HISTORIES
 from tests.support.peer import Answer
-from tests.support.special_cases import SPECIAL
 
 __all__ = ["CASES", "SUBJECTS", "Case", "Where", "error_route", "run_all", "scripted"]
 
@@ -280,5 +281,5 @@ def _waiting(what: str, where: Where, expected: Expected, row: str, options: Map
     return subject(what, where, expected, row=row, sockets=(True,), entries=WITH_CALL, without=without, options=options)
 
 
-SUBJECTS = (*_answered(), *_undeliverable(), *_local(), *_given_up(), *SPECIAL)
+SUBJECTS = (*_answered(), *_undeliverable(), *_local(), *_given_up(), *CALLS_AND_PROCESSES, *HISTORIES)
 CASES: tuple[Case, ...] = tuple(case for subject in SUBJECTS for case in subject.cases())

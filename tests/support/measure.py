@@ -1,6 +1,7 @@
 """Makes every case of the table of ends once, with an agent of each set of probes at work, and fills their cells."""
 
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from tests.support.conformance import Attributes, status
 
 Peers = Mapping[tuple[str, int], int]
 ROUNDS = 3
+CATCH_UP_S = 60.0
 
 
 def sets_of_this_host() -> list[ProbeSet]:
@@ -47,7 +49,8 @@ def measure(
             started = pool.map(lambda one: (one, _agent(one, folder, command, ready_s)), probes)
             agents = {one: stack.enter_context(agent) for one, agent in started}
         runs = _run_all(bench, cases, hidden, workers)
-        for agent in agents.values():
+        for one, agent in agents.items():
+            _catch_up(agent, cases, runs, find_sight(_types(), one))
             assert agent.stop() == 0, agent.errors
         return {one: _cells(cases, runs, agent, find_sight(_types(), one)) for one, agent in agents.items()}
 
@@ -78,6 +81,24 @@ def _run_all(bench: Bench, cases: Sequence[Case], hidden: Callable[[], Peers], w
 
 def _met(run: Run, peers: Collection[tuple[str, int]]) -> bool:
     return (run.target.address, run.target.port) in peers
+
+
+def _catch_up(agent: RunningAgent, cases: Sequence[Case], runs: Mapping[str, Run], sight: Sight) -> None:
+    """Wait until an agent has told all that it should tell, or has had time enough for it."""
+    pids = {run.pid for run in runs.values()}
+    wanted = sum(_told(case, runs[case.name], sight) for case in cases)
+    deadline = time.monotonic() + CATCH_UP_S
+    while sum(record["attributes"].get("process.pid") in pids for record in agent.records()) < wanted:
+        if time.monotonic() > deadline:
+            break  # what is missing is said of its cell
+        time.sleep(0.1)
+
+
+def _told(case: Case, run: Run, sight: Sight) -> int:
+    lost = case.unseen(sight)
+    if run.absent:
+        return 0
+    return len(lost.said) if lost else len(case.wanted(run))
 
 
 def _cells(cases: Sequence[Case], runs: Mapping[str, Run], agent: RunningAgent, sight: Sight) -> dict[str, str]:
