@@ -54,6 +54,10 @@ mutants: setup-tests ## change the deciding modules in one place at a time: thei
 test-kernels: setup-tests ## boot Debian's kernels in emulated machines and check the agent there (about 20 minutes)
 	@tests/kernels/run.sh $(KERNELS)
 
+.PHONY: conformance
+conformance: setup-tests ## write docs/conformance.md of what this kernel shows (about a minute)
+	@$(VENV)/python -m tests.conformance
+
 .PHONY: bench
 bench: setup-tests ## what the probes cost and how fast the pipeline is, as ratios within one run
 	@$(VENV)/python -m tests.bench

@@ -208,13 +208,28 @@ static int connect32(int client)
 	return call32(102, 3, (long)arguments, 0);
 }
 
-static int is_pending(int client)
+static struct tcp_info info_of(int client)
 {
 	struct tcp_info info = {};
 	socklen_t size = sizeof(info);
 
 	getsockopt(client, IPPROTO_TCP, TCP_INFO, &info, &size);
+	return info;
+}
+
+static int is_pending(int client)
+{
+	struct tcp_info info = info_of(client);
+
 	return info.tcpi_state == SYN_SENT || info.tcpi_state == SYN_RECV;
+}
+
+/* In the same state is an attempt whose SYN is deferred; then nothing is unacknowledged. */
+static int syn_sent(int client)
+{
+	struct tcp_info info = info_of(client);
+
+	return info.tcpi_state == SYN_SENT && info.tcpi_unacked;
 }
 
 /* Make the attempt; return an errno, EINPROGRESS as long as it goes on, or 0. */
@@ -291,10 +306,15 @@ static void order_signal(void)
 	setitimer(ITIMER_REAL, &later, NULL);
 }
 
+/* Close it when its SYN is out. */
 static void *close_later(void *client)
 {
+	int fd = (long)client;
+
+	for (int waited_us = 0; !syn_sent(fd) && waited_us < 10 * LATER_US; waited_us += 1000)
+		usleep(1000);
 	usleep(LATER_US);
-	close((int)(long)client);
+	close(fd);
 	return NULL;
 }
 
