@@ -5,11 +5,14 @@ from typing import NamedTuple
 import pytest
 
 from otel_connect.capture.hooks import ProbeSet
+from tests.conformance.decisions import REMOVALS as DECISIONS
+from tests.conformance.decisions import changed
 from tests.conformance.page import PAGE, render
 from tests.conformance.removals import REMOVALS, WITHOUT, Removal, chosen, read
 from tests.conformance.words import GROUPS
 from tests.support.cases import CASES, SUBJECTS
 from tests.support.conformance import NOT_APPLICABLE, NOT_VISIBLE, PASS, Column, differences, published, read_columns
+from tests.support.outcome_cases import CASES as ROWS
 
 COLUMNS = read_columns()
 
@@ -74,3 +77,12 @@ def test_what_is_to_be_removed_is_there_and_about_cases(removal: Removal) -> Non
 def test_every_case_is_about_something_that_can_be_removed() -> None:
     named = {name for removal in REMOVALS for name in chosen(removal.cases)}
     assert {subject.what for subject in SUBJECTS} - {name.split("|")[0] for name in named} == WITHOUT
+
+
+@pytest.mark.parametrize("removal", DECISIONS, ids=[was for was, _ in DECISIONS])
+def test_what_is_removed_from_the_decision_is_noticed(removal: tuple[str, str]) -> None:
+    assert changed(*removal)
+
+
+def test_every_row_of_evidence_is_decided_by_something_that_can_be_removed() -> None:
+    assert set().union(*(changed(*removal) for removal in DECISIONS)) == {row.name for row in ROWS}
