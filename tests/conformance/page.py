@@ -1,17 +1,19 @@
 """Draws docs/conformance.md of its columns: words first, then tables of cells, then the reasons that they number."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.conformance.cells import Reasons, cell
-from tests.conformance.words import AFTER, BEFORE, FIRST, GROUPS
+from tests.conformance.words import AFTER, BEFORE, FIRST, GROUPS, Group
 from tests.support.bench import Family
 from tests.support.case import Case, Subject
 from tests.support.cases import CASES, SUBJECTS
 from tests.support.conformance import NOT_APPLICABLE, NOT_VISIBLE, PASS, Column
 from tests.support.entries import Entry
 from tests.support.outcome_cases import CASES as ROWS
+from tests.support.outcome_cases import KERNEL
 
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 SHORT = {Family.IPV4: "v4", Family.IPV6: "v6", Family.MAPPED: "mapped"}
@@ -20,7 +22,7 @@ SHORT = {Family.IPV4: "v4", Family.IPV6: "v6", Family.MAPPED: "mapped"}
 def render(columns: Sequence[Column]) -> str:
     """Return the text of the page."""
     reasons = Reasons()
-    tables = [line for title, first, last in GROUPS for line in _group(title, _between(first, last), columns, reasons)]
+    tables = [line for group in GROUPS for line in _table(group, columns, reasons)]
     parts = [
         BEFORE,
         *_columns(columns),
@@ -70,11 +72,11 @@ def _kind(status: str) -> str:
     return "not run"
 
 
-def _group(title: str, subjects: Sequence[Subject], columns: Sequence[Column], reasons: Reasons) -> Iterator[str]:
-    yield from (f"## {title}", "")
+def _table(group: Group, columns: Sequence[Column], reasons: Reasons) -> Iterator[str]:
+    yield from (f"## {group.title}", "", *textwrap.wrap(group.about, 120), "")
     yield _line(["case", "recorded as", "made", *(f"`{entry}`" for entry in Entry)])
     yield _line(["---"] * (len(Entry) + 3))
-    for subject in subjects:
+    for subject in _between(group.first, group.last):
         cases = list(subject.cases())
         by_entry = ([case for case in cases if case.way.entry is entry] for entry in Entry)
         cells = [cell(here, columns, reasons) if here else "n/a" for here in by_entry]
@@ -123,7 +125,9 @@ def _evidence() -> Iterator[str]:
     made = {case.row for case in CASES}
     yield from ("## Evidence that cannot be made to order", "")
     yield from ("| evidence | outcome | takes |", "|---|---|---|")
-    yield from (_line([row.name, row.outcome, row.shown_by]) for row in ROWS if row.name not in made)
+    for row in ROWS:
+        if row.name not in made:
+            yield _line([row.name, row.outcome, "a test of its own" if row.shown_by == KERNEL else row.shown_by])
     yield ""
 
 

@@ -70,7 +70,7 @@ REMOVALS = (
         (
             *("silent", "TCP_USER_TIMEOUT", "no neighbour", "ss -K", "closed by another thread"),
             *("ICMP host_unreachable", "ICMP net_unreachable", "ICMP port_unreachable", "ICMP prohibited"),
-            *("ICMP parameter_problem", "router prohibit", "router unreachable", "router none"),
+            "ICMP parameter_problem",
         ),
     ),
     Removal(
@@ -82,6 +82,8 @@ REMOVALS = (
             *("late report", "sendto() between calls", "two threads", "socketcall()", "same socket again"),
         ),
     ),
+    Removal(OUTCOME, "errno.EHOSTUNREACH: Outcome.UNREACHABLE,", "", ("router prohibit", "router unreachable")),
+    Removal(OUTCOME, "errno.ENETUNREACH: Outcome.UNREACHABLE,", "", ("router none",)),
     Removal(OUTCOME, "errno.EHOSTDOWN: Outcome.UNREACHABLE,", "", ("ICMP host_unknown",)),
     Removal(OUTCOME, "errno.ENOPROTOOPT: Outcome.UNREACHABLE,", "", ("ICMP protocol_unreachable",)),
     Removal(
@@ -199,7 +201,8 @@ def main() -> int:
             continue
         for case, wrong in first_wrong(removal):
             removed = " ".join(removal.was.split())
-            print(f"| {case} | `{removed}` → `{removal.becomes}` | {wrong or '**not noticed**'} |", flush=True)
+            row = (case, f"`{removed}` → `{removal.becomes}`", wrong or "**not noticed**")
+            print(f"| {' | '.join(one.replace('|', ', ') for one in row)} |", flush=True)
             unnoticed += not wrong
     return int(unnoticed > 0)
 

@@ -1,5 +1,7 @@
 """The words of docs/conformance.md."""
 
+from typing import NamedTuple
+
 BEFORE = """\
 # Conformance
 
@@ -24,16 +26,65 @@ FIRST = """\
 ## In numbers
 """
 
+
+class Group(NamedTuple):
+    """One table: the first and the last of its cases, and what is said before it."""
+
+    title: str
+    first: str
+    last: str
+    about: str
+
+
 GROUPS = (
-    ("The other side decides", "accepted here", "TCP_USER_TIMEOUT"),
-    ("Routers, neighbours, firewalls", "no neighbour", "firewall rejects"),
-    ("Failures before a SYN", "prohibit route", "cgroup program"),
-    ("The program gives up, or is interrupted", "given up by close", "closed by another thread"),
-    ("Calls, threads, processes", "connect() twice", "TCP_REPAIR"),
-    ("A socket with a history", "same socket again", "ICMP error of the call taken"),
+    Group(
+        "The other side decides",
+        "accepted here",
+        "TCP_USER_TIMEOUT",
+        "*Here* is a port of the same host, *there* a peer 20 ms away. *Reset* comes after a SYN of the peer's own.",
+    ),
+    Group(
+        "Routers, neighbours, firewalls",
+        "no neighbour",
+        "firewall rejects",
+        "*ICMP* is an error message that comes after the call, *router* one that comes while the call still holds the"
+        " socket; the kernel then puts it aside. The firewall is that of the host itself.",
+    ),
+    Group(
+        "Failures before a SYN",
+        "prohibit route",
+        "cgroup program",
+        "Nothing is sent, so that only the call shows these. No port is left where the only one that may be used is"
+        " connected to the same peer already.",
+    ),
+    Group(
+        "The program gives up, or is interrupted",
+        "given up by close",
+        "closed by another thread",
+        "The peer is silent, or answers later than the program waits. *Time limit* is the linked time-out of io_uring,"
+        " after which the program gives up in the way named.",
+    ),
+    Group(
+        "Calls, threads, processes",
+        "connect() twice",
+        "TCP_REPAIR",
+        "As many records as attempts, however many calls and threads there are, and the right process. *No attempt* is"
+        " connect() of UDP, of a Unix socket, and to AF_UNSPEC.",
+    ),
+    Group(
+        "A socket with a history",
+        "same socket again",
+        "ICMP error of the call taken",
+        "The socket still has an errno, an ICMP error or a port of an attempt before; or the program asks for SO_ERROR"
+        " without a pause and so takes the errno away before the socket has closed.",
+    ),
 )
-"""Title, first and last case of each table."""
 
 AFTER = """\
-These rows are held by tests of their own: the decision by `tests/unit/test_outcome.py`, missed ends with probes that
-miss them by `tests/kernel/test_missed_ends.py`, an agent that stops first by `tests/kernel/test_life.py`."""
+These rows have tests of their own: the decision in `tests/unit/test_outcome.py`; missed ends in
+`tests/kernel/test_missed_ends.py`, with probes that miss them on purpose; an agent that stops first, and an attempt
+that is too old, in `tests/kernel/test_capture.py`. What the kernel keeps from the probes while a processor runs other
+BPF programs is counted: [probes were skipped](troubleshooting.md#probes-were-skipped).
+
+Does a test notice when one of these cases is no longer handled? `python -m tests.conformance.removals` takes the
+handling out, one part after another, and shows for each case the first cell that goes wrong."""

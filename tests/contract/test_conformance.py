@@ -33,7 +33,7 @@ def test_a_column_has_cells_of_cases_that_there_are(column: Column) -> None:
 
 def test_every_case_stands_in_one_table() -> None:
     names = [subject.what for subject in SUBJECTS]
-    ends = [(names.index(first), names.index(last)) for _, first, last in GROUPS]
+    ends = [(names.index(group.first), names.index(group.last)) for group in GROUPS]
     assert [place for first, last in ends for place in range(first, last + 1)] == list(range(len(names)))
 
 

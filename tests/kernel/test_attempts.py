@@ -10,21 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 
 import pytest
 
 from otel_connect.capture.outcome import decide
 from otel_connect.model import ConnectEvent, EventFlag, Outcome
 from tests.support.bench import Bench, Family, Target
-from tests.support.captured import Captured, compiled, said
+from tests.support.captured import Captured, said
 from tests.support.collector import await_until
 from tests.support.network import NetworkNamespace
 from tests.support.peer import Answer, Behaviour
 
 NEAR = 0.02
 TCP_REPAIR, TCP_FASTOPEN_CONNECT = 19, 30
-CLIENT_WITHOUT_COOKIE = 1 | 4  # of net.ipv4.tcp_fastopen: TFO_CLIENT_ENABLE, TFO_CLIENT_NO_COOKIE
 LATER_S = 0.3
 MPTCP_PORT = 7500
 
@@ -44,11 +42,6 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
 connect()
 """
 CONNECT = {"x86_64": 42, "aarch64": 203, "riscv64": 203, "s390x": 362}
-
-
-@pytest.fixture(scope="module")
-def shared_socket(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled("shared_socket", tmp_path_factory.mktemp("clients"))
 
 
 def mine(seen: Captured, count: int) -> list[ConnectEvent]:
@@ -72,10 +65,10 @@ def closed_by(bench: Bench, seen: Captured) -> list[ConnectEvent]:
 @pytest.mark.parametrize(("how", "rounds"), [("nonblocking", 200), ("blocking", 200), ("held", 20)])
 @pytest.mark.parametrize("answer", [Answer.REFUSE, Answer.HOST_UNREACHABLE])
 def test_two_threads_that_connect_one_socket_make_as_many_attempts_as_syns(
-    bench: Bench, seen: Captured, shared_socket: Path, protocol: int, how: str, rounds: int, answer: Answer
+    bench: Bench, seen: Captured, protocol: int, how: str, rounds: int, answer: Answer
 ) -> None:
     target = bench.scripted(Family.IPV4, Behaviour(answer, 0.005))
-    argv = [str(shared_socket), target.host, str(target.port), str(rounds), str(protocol), how]
+    argv = [str(bench.program("shared_socket")), target.host, str(target.port), str(rounds), str(protocol), how]
     with bench.namespace.popen(argv) as client:
         assert client.wait(30) == 0
     syns = bench.peer.syn_count(target.port)
@@ -88,12 +81,6 @@ def test_two_threads_that_connect_one_socket_make_as_many_attempts_as_syns(
 # ---- a SYN that leaves later
 
 
-@pytest.fixture(scope="module")
-def deferring(bench: Bench) -> None:
-    """Have TCP_FASTOPEN_CONNECT defer the SYN to whatever peer, as with a peer that gave a cookie."""
-    bench.namespace.sysctl("net.ipv4.tcp_fastopen", CLIENT_WITHOUT_COOKIE)
-
-
 def deferred(bench: Bench, target: Target) -> socket.socket:
     """Connect without sending anything."""
     wanted = socket.AF_INET6 if ":" in target.host else socket.AF_INET
@@ -103,7 +90,6 @@ def deferred(bench: Bench, target: Target) -> socket.socket:
     return client
 
 
-@pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize(
     ("answer", "expected", "took_s", "retransmits"),
@@ -139,7 +125,6 @@ def test_an_attempt_whose_syn_is_deferred_begins_when_it_leaves(
     assert took_s <= event.duration_ns / 1e9 < took_s + LATER_S
 
 
-@pytest.mark.usefixtures("deferring")
 def test_when_a_deferred_syn_left_that_was_repeated_and_answered_is_not_known(bench: Bench, seen: Captured) -> None:
     target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, NEAR, on_syn=2))
     with deferred(bench, target) as client:
@@ -151,7 +136,6 @@ def test_when_a_deferred_syn_left_that_was_repeated_and_answered_is_not_known(be
     assert event.start_unix_ns <= before_ns - LATER_S * 1e9 + 1_000_000  # that of connect()
 
 
-@pytest.mark.usefixtures("deferring")
 def test_a_deferred_syn_that_cannot_be_sent_is_no_attempt(bench: Bench, seen: Captured) -> None:
     before = seen.capture.counters()
     target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT))._replace(host="192.0.2.77")
@@ -163,7 +147,6 @@ def test_a_deferred_syn_that_cannot_be_sent_is_no_attempt(bench: Bench, seen: Ca
     assert seen.capture.counters().unsent > before.unsent
 
 
-@pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize("family", Family)
 def test_a_deferred_syn_that_its_program_gives_up_waiting_for(bench: Bench, seen: Captured, family: Family) -> None:
     target = bench.scripted(family, Behaviour(Answer.SILENT))
@@ -184,7 +167,6 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-@pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize("give_up", [socket.socket.close, shut, reset])
 @pytest.mark.parametrize("family", Family)
 def test_a_socket_that_is_given_up_without_a_syn_made_no_attempt(
@@ -197,7 +179,6 @@ def test_a_socket_that_is_given_up_without_a_syn_made_no_attempt(
     assert seen.capture.counters().unsent > before.unsent
 
 
-@pytest.mark.usefixtures("deferring")
 def test_a_socket_that_waits_for_its_first_write_is_never_overdue(bench: Bench, seen: Captured) -> None:
     target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT, NEAR))
     with deferred(bench, target) as client:

@@ -12,14 +12,16 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from otel_connect.model import ConnectEvent
 from tests.support.bench import Bench, Family, Target
-from tests.support.captured import Captured, compiled, said
+from tests.support.captured import Captured, said
+from tests.support.ends import PATIENT_MS
+from tests.support.entries import Entry
 from tests.support.network import Listener
 from tests.support.peer import Answer, Behaviour
 
@@ -29,11 +31,6 @@ ROUNDS = 200
 SHORT_SOCKADDR_IN6 = 24  # without the scope: SIN6_LEN_RFC2133
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled("taken", tmp_path_factory.mktemp("clients"))
 
 
 def connect(client: socket.socket, target: Target, length: int | None = None) -> int:
@@ -54,9 +51,9 @@ def disconnect(client: socket.socket) -> None:
     assert _libc.connect(client.fileno(), struct.pack("=H26x", socket.AF_UNSPEC), 28) == 0
 
 
-def new_socket(bench: Bench, family: Family, protocol: int = 0) -> socket.socket:
+def new_socket(bench: Bench, family: Family) -> socket.socket:
     wanted = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
-    return bench.namespace.inside(lambda: socket.socket(wanted, socket.SOCK_STREAM, protocol))
+    return bench.namespace.inside(lambda: socket.socket(wanted))
 
 
 def mine(seen: Captured, count: int) -> list[ConnectEvent]:
@@ -80,14 +77,13 @@ def mine(seen: Captured, count: int) -> list[ConnectEvent]:
     ],
 )
 def test_an_errno_that_the_program_takes_at_once_is_still_seen(
-    bench: Bench, seen: Captured, taken: Path, family: Family, answer: Answer, allowed: set[tuple[str, int | None]]
+    bench: Bench, seen: Captured, family: Family, answer: Answer, allowed: set[tuple[str, int | None]]
 ) -> None:
     target = bench.scripted(family, Behaviour(answer, NEAR))
-    version = "4" if family is Family.IPV4 else "6"
-    with bench.namespace.popen([str(taken), version, target.host, str(target.port), str(ROUNDS)]) as client:
-        told, _ = client.communicate(timeout=30)
-    assert int(told) == ROUNDS
-    events = seen.of_process(client.pid, ROUNDS)
+    run = bench.dial(target, Entry.CONNECT, {"spin": 1, "rounds": ROUNDS, "timeout": PATIENT_MS})
+    assert len(run.reports) == ROUNDS
+    assert all(report.errno for report in run.reports)
+    events = seen.of_process(run.pid, ROUNDS)
     assert len(events) == ROUNDS
     assert set(said(events)) <= allowed
 
@@ -99,7 +95,7 @@ def test_an_icmp_error_that_met_a_locked_socket_is_seen_without_any_connect_call
     target = bench.routed(family, "unreachable")
     with new_socket(bench, family) as client:
         client.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        with suppress(BlockingIOError):  # or the SYN takes along what is sent
             client.sendto(b"x", socket.MSG_FASTOPEN, (target.host, target.port))
         assert select.select([], [client], [], 10)[1]
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EHOSTUNREACH
@@ -112,7 +108,7 @@ def test_an_icmpv6_error_that_met_a_locked_socket_is_seen_as_long_as_nobody_took
     target = bench.routed(Family.IPV6, "unreachable")
     with new_socket(bench, Family.IPV6) as client:
         client.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        with suppress(BlockingIOError):  # or the SYN takes along what is sent
             client.sendto(b"x", socket.MSG_FASTOPEN, (target.host, target.port))
     assert said(mine(seen, 1)) == [("unreachable", errno.ENETUNREACH)]
 
@@ -132,7 +128,7 @@ def test_an_icmpv6_error_that_was_taken_from_a_locked_socket_is_not_known(bench:
     target = bench.routed(Family.IPV6, "unreachable")
     with new_socket(bench, Family.IPV6) as client:
         client.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        with suppress(BlockingIOError):  # or the SYN takes along what is sent
             client.sendto(b"x", socket.MSG_FASTOPEN, (target.host, target.port))
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENETUNREACH
     assert said(mine(seen, 1)) == [("abandoned", None)]
@@ -248,24 +244,6 @@ def test_an_attempt_that_both_ends_make_lasts_from_its_own_syn(bench: Bench, see
     assert event.syn_retransmits == 0
     assert event.duration_ns is not None
     assert SIMULTANEOUS_S <= event.duration_ns / 1e9 <= took
-
-
-# ---- an MPTCP connection that the program gives up
-
-
-@pytest.mark.parametrize("linger", [False, True])
-@pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6])
-def test_an_mptcp_connection_that_is_given_up_is_abandoned(
-    bench: Bench, seen: Captured, family: Family, linger: bool
-) -> None:
-    with new_socket(bench, family, socket.IPPROTO_MPTCP) as client:
-        client.setblocking(False)
-        target = bench.scripted(family, Behaviour(Answer.SILENT))
-        assert connect(client, target) == errno.EINPROGRESS
-        bench.peer.wait_for_syn(target.port)
-        if linger:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
-    assert said(mine(seen, 1)) == [("abandoned", None)]
 
 
 # ---- the address that the kernel took

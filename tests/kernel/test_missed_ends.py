@@ -42,7 +42,6 @@ NOBODY = 0  # no process has this pid: nothing is left out
 FINAL = Hook.ENTER | Hook.SYN_SENT | Hook.EXIT
 TCP_USER_TIMEOUT = 18
 TCP_FASTOPEN_CONNECT = 30
-CLIENT_WITHOUT_COOKIE = 1 | 4  # of net.ipv4.tcp_fastopen: TFO_CLIENT_ENABLE, TFO_CLIENT_NO_COOKIE
 ESTABLISHED, SYN_SENT = 1, 2
 
 HANDLE_END = "end(count, sk, old, new, first);"
@@ -138,7 +137,6 @@ def test_what_is_no_end_leaves_the_attempt_in_progress() -> None:
 def test_nothing_says_of_a_deferred_attempt_that_its_syn_has_left() -> None:
     """So none is ever overdue, before its SYN or after; it is in progress until the agent ends."""
     with Bench() as bench, capturing() as capture:
-        bench.namespace.sysctl("net.ipv4.tcp_fastopen", CLIENT_WITHOUT_COOKIE)
         target = bench.scripted(Family.IPV4, Behaviour(Answer.ACCEPT))
         with bench.namespace.inside(socket.socket) as client:
             client.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)

@@ -1,9 +1,7 @@
 """The probes at work for a whole module of tests, and what they say of one process or one network namespace."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from otel_connect.capture.kernel import KernelCapture
 from otel_connect.capture.outcome import decide
@@ -11,7 +9,6 @@ from otel_connect.config import CaptureConfig
 from otel_connect.model import ConnectEvent
 from tests.support.collector import await_until
 
-_CLIENTS = Path(__file__).parent / "clients"
 _NOBODY = 0  # no process has this pid: nothing is left out
 
 
@@ -62,11 +59,3 @@ def captured() -> Iterator[Captured]:
 def said(events: list[ConnectEvent]) -> list[tuple[str, int | None]]:
     """Return the outcome of each, and the errno that proves it."""
     return [(str(outcome), errno) for outcome, errno in map(decide, events)]
-
-
-def compiled(name: str, folder: Path) -> Path:
-    """Build a client of ``clients/`` that is written in C."""
-    program = folder / name
-    source = _CLIENTS / f"{name}.c"
-    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", program, source], check=True)
-    return program
