@@ -395,6 +395,15 @@ static __always_inline bool is_its_own(struct call *call, struct otc_event *even
 	return call->attempt == call->sk && event->start_ns >= call->enter_ns;
 }
 
+/*
+ * Whether the end is still to come, or the state hook is at it: the state is stored after that has run. A
+ * request of io_uring is woken before by an ICMP error, and may be completed on another processor meanwhile.
+ */
+static __always_inline bool is_pending(u8 state)
+{
+	return state == TCP_SYN_SENT || state == TCP_SYN_RECV;
+}
+
 /* connect() returned for an attempt that the state hook saw begin. */
 static __always_inline void returned_from(struct otc_counters *count, struct call *call, int returned,
 					  bool ring)
@@ -417,7 +426,9 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		return;
 	event->hooks |= OTC_HOOK_EXIT;
 	event->returned = returned;
-	if (event->flags & OTC_FLAG_CLOSED_IN_CALL || (is_final(-returned) && is_its_own(call, event))) {
+	READ(state, sk, OFF_sock__skc_state);
+	if (event->flags & OTC_FLAG_CLOSED_IN_CALL ||
+	    (is_final(-returned) && is_its_own(call, event) && !is_pending(state))) {
 		event->ending = OTC_RETURNED;
 		if (!event->end_ns)
 			event->end_ns = bpf_ktime_get_ns();
@@ -429,7 +440,6 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	READ(soft, sk, OFF_sock__sk_err_soft);
 	if (soft && soft != attempt->soft_error)
 		event->sk_err_soft = soft;
-	READ(state, sk, OFF_sock__skc_state);
 	if (!returned && state == TCP_SYN_SENT)
 		event->flags |= OTC_FLAG_DEFERRED;
 }

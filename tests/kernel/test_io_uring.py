@@ -6,12 +6,17 @@ from typing import NamedTuple
 
 import pytest
 
+from otel_connect.model import Hook
 from tests.support.bench import Bench, Family, Target
 from tests.support.captured import Captured, said
+from tests.support.ends import PATIENT_MS
+from tests.support.entries import RINGS, Entry
 from tests.support.peer import Answer, Behaviour
 
 pytestmark = pytest.mark.captures
 
+NEAR = 0.002  # seconds: the request waits already
+ROUNDS = 200
 MODES = ("plain", "async", "sqpoll")
 
 
@@ -58,3 +63,17 @@ def test_requests_one_after_another_on_one_socket(bench: Bench, seen: Captured, 
     assert returned == [case.returned for case in cases]
     events = seen.of_process(pid, len(cases))
     assert said(events) == [case.said for case in cases]
+
+
+@pytest.mark.parametrize("entry", RINGS)
+@pytest.mark.parametrize("family", [Family.IPV4, Family.MAPPED])
+def test_a_request_that_is_told_before_its_socket_has_ended_has_one_record_and_that_is_of_the_end(
+    bench: Bench, seen: Captured, family: Family, entry: Entry
+) -> None:
+    """An ICMP error wakes the request before the state changes, on another processor perhaps."""
+    target = bench.scripted(family, Behaviour(Answer.HOST_UNREACHABLE, NEAR))
+    run = bench.dial(target, entry, {"rounds": ROUNDS, "timeout": PATIENT_MS})
+    assert len(run.reports) == ROUNDS
+    events = seen.of_process(run.pid, ROUNDS)
+    assert said(events) == [("unreachable", errno.EHOSTUNREACH)] * ROUNDS
+    assert all(event.hooks & Hook.END for event in events)
