@@ -106,8 +106,7 @@ def difference(case: Case, run: Run, records: Sequence[Attributes]) -> str:
     for record, one, report in zip(records, wanted, reports, strict=True):
         for wrong in chain(_facts(case, run, record, one), _client(case, record, report) if report else ()):
             return wrong
-    there = [record.get("network.peer.port") == run.target.port for record in records]
-    return _syns([one for one, met in zip(wanted, there, strict=True) if met], run)
+    return _syns(wanted, records, run)
 
 
 _UNKNOWN = ("unknown", None)
@@ -122,7 +121,9 @@ def _facts(case: Case, run: Run, record: Attributes, expected: Expected) -> Iter
     """Compare a record with what is known from how the attempt was made."""
     wanted: dict[str, object] = {"otel_connect.blocking": expected.blocking, **expected.attributes}
     if expected.syn_sent and expected.syn_retransmits is not None:
-        wanted[RETRANSMITS] = expected.syn_retransmits
+        # A peer that is late, as any is on a busy machine, has had more of them.
+        late = run.syns is not None and record.get(RETRANSMITS, 0) > expected.syn_retransmits
+        wanted[RETRANSMITS] = record.get(RETRANSMITS) if late else expected.syn_retransmits
     if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"} and len(case.expected) == 1:
         wanted["network.peer.address"] = run.target.address
         wanted["network.type"] = "ipv6" if case.way.family is Family.IPV6 else "ipv4"
@@ -152,14 +153,16 @@ def _client(case: Case, record: Attributes, report: Report) -> Iterator[str]:
         yield f"it took {record['otel_connect.duration']} s, for the client {report.seconds} s"
 
 
-def _syns(expected: Sequence[Expected], run: Run) -> str:
-    """Compare the SYNs that came to the scripted peer with those that were to be sent."""
+def _syns(expected: Sequence[Expected], records: Sequence[Attributes], run: Run) -> str:
+    """Compare the SYNs that the records tell of with those that came to the scripted peer."""
     if run.syns is None:
         return ""
-    least = sum(one.syn_sent + (one.syn_retransmits or 0) for one in expected)
-    exact = all(one.syn_retransmits is not None for one in expected)
-    right = run.syns == least or (run.syns > least and not exact)
-    return "" if right else f"{run.syns} SYNs came, not {least}"
+    sent = sum(
+        1 + record.get(RETRANSMITS, 0)
+        for one, record in zip(expected, records, strict=True)
+        if one.syn_sent and (record.get("network.peer.address"), record.get("network.peer.port")) == run.target[1:]
+    )
+    return "" if run.syns == sent else f"{run.syns} SYNs came, not {sent}"
 
 
 def published(column: Column, folder: Path = FOLDER) -> Column | None:

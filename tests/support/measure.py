@@ -35,7 +35,7 @@ def measure(
     command: Sequence[str | Path] = (COMMAND, "run"),
     ready_s: float = 60.0,
     programs: Path | None = None,
-    workers: int = 96,
+    workers: int = 64,
 ) -> dict[ProbeSet, dict[str, str]]:
     """Return what each set shows in the cells of cases.
 
