@@ -34,6 +34,8 @@ class Expected(NamedTuple):
     """What else the record says; ``None``: it has no such attribute."""
     or_unknown: bool = False
     """The kernel may leave no trace of what it was."""
+    elsewhere: bool = False
+    """It goes to another target than that of the run."""
 
     @property
     def result(self) -> str:
@@ -75,7 +77,7 @@ class Case(NamedTuple):
     """The same case in ``outcome_cases``, where the kernel's evidence is written down."""
     lost: Lost | None = None
     per_syn: bool = False
-    """As many attempts as SYNs came to the peer, all as the one that is expected."""
+    """As many attempts as SYNs came to the peer for the first time, all as the one that is expected."""
     by_peer: bool = False
     """Attempts of other processes to the same peer count, too."""
 
@@ -85,9 +87,12 @@ class Case(NamedTuple):
         socket = "blocking" if self.way.blocking else "non-blocking"
         return f"{self.what}|{socket}|{self.way.family.value}|{self.way.entry}"
 
-    def wanted(self, run: Run) -> tuple[Expected, ...]:
-        """Return what must be said of the attempts of a run."""
-        return self.expected * (run.syns or 0) if self.per_syn else self.expected
+    def was_late(self, run: Run) -> bool:
+        """Say whether the peer was so late, on a busy machine, that it has had more SYNs than it was to have."""
+        there = [one for one in self.expected if not one.elsewhere]
+        if run.syns is None or self.per_syn or any(one.syn_retransmits is None for one in there):
+            return False
+        return run.syns > sum(one.syn_sent + (one.syn_retransmits or 0) for one in there)
 
     def unseen(self, sight: Sight) -> Lost | None:
         """Return what is said instead by probes that see so much, and why; ``None`` if they see all of it."""

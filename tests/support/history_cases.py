@@ -55,7 +55,7 @@ def _second_attempts() -> Iterator[Subject]:
         "same socket again",
         refuse,
         lambda bench, family: (refuse(bench, family), {}),
-        lambda way: [REFUSED, REFUSED._replace(blocking=way.blocking)],
+        lambda way: [REFUSED._replace(elsewhere=True), REFUSED._replace(blocking=way.blocking)],
         row="RST, blocking",
     )
     at_end = "blocking sockets: nobody gives up while the call waits"
@@ -77,7 +77,7 @@ def _second_attempts() -> Iterator[Subject]:
         SILENT,
         _occupied("bind"),
         lambda way: [
-            ABANDONED._replace(blocking=False),
+            ABANDONED._replace(blocking=False, elsewhere=True),
             local_error("EADDRNOTAVAIL")._replace(blocking=way.blocking),
         ],
         row="no port left",
@@ -89,7 +89,7 @@ def _second_attempts() -> Iterator[Subject]:
         Bench.closed,
         _occupied("ports"),
         lambda way: [
-            REFUSED,
+            REFUSED._replace(elsewhere=True),
             local_error("EADDRNOTAVAIL")._replace(blocking=way.blocking, attributes={"network.local.port": None}),
         ],
         row="no port left",
@@ -114,7 +114,7 @@ def _after_icmp(bench: Bench, way: Way) -> Run:
 def _after_icmp_expected(way: Way) -> Sequence[Expected]:
     """Of ICMPv6 the second attempt would show no more if the error had come again."""
     six = way.family is Family.IPV6
-    first = unreachable("EACCES" if six else "EHOSTUNREACH")._replace(syn_retransmits=None)
+    first = unreachable("EACCES" if six else "EHOSTUNREACH")._replace(syn_retransmits=None, elsewhere=True)
     return [first, ABANDONED._replace(outcome="unknown" if six else "abandoned", blocking=False)]
 
 

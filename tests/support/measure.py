@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +40,8 @@ def measure(
     """Return what each set shows in the cells of cases.
 
     ``hidden`` says for how many attempts to each peer this machine has hidden the end from all probes so far; what went
-    there meanwhile is made again. ``programs`` is a folder with the clients in C, if they are not to be compiled.
+    there meanwhile is made again, as is what met a peer that was late. ``programs`` is a folder with the clients in C,
+    if they are not to be compiled.
     """
     with ExitStack() as stack:
         bench = stack.enter_context(Bench(programs=programs))
@@ -68,19 +69,15 @@ def _agent(probes: ProbeSet, folder: Path, command: Sequence[str | Path], ready_
 
 
 def _run_all(bench: Bench, cases: Sequence[Case], hidden: Callable[[], Peers], workers: int) -> dict[str, Run]:
-    """Make the cases, and once more those to peers of which an end was hidden meanwhile."""
+    """Make the cases, and again those to peers that were late, or of which an end was hidden meanwhile."""
     runs: dict[str, Run] = {}
     again = cases
     for _ in range(ROUNDS):
         before = Counter(hidden())
         runs |= run_all(bench, again, workers)
         peers = (Counter(hidden()) - before).keys()
-        again = [case for case in again if _met(runs[case.name], peers)]
+        again = [case for case in again if runs[case.name].target[1:] in peers or case.was_late(runs[case.name])]
     return runs
-
-
-def _met(run: Run, peers: Collection[tuple[str, int]]) -> bool:
-    return (run.target.address, run.target.port) in peers
 
 
 def _catch_up(agent: RunningAgent, cases: Sequence[Case], runs: Mapping[str, Run], sight: Sight) -> None:
@@ -98,7 +95,7 @@ def _told(case: Case, run: Run, sight: Sight) -> int:
     lost = case.unseen(sight)
     if run.absent:
         return 0
-    return len(lost.said) if lost else len(case.wanted(run))
+    return len(lost.said) if lost else len(case.expected)
 
 
 def _cells(cases: Sequence[Case], runs: Mapping[str, Run], agent: RunningAgent, sight: Sight) -> dict[str, str]:
