@@ -33,7 +33,7 @@ def measure(
     *,
     hidden: Callable[[], Peers] = dict,
     command: Sequence[str | Path] = (COMMAND, "run"),
-    ready_s: float = 60.0,
+    ready_s: float = 180.0,
     programs: Path | None = None,
     workers: int = 64,
 ) -> dict[ProbeSet, dict[str, str]]:
