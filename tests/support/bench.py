@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -88,6 +89,8 @@ class Run(NamedTuple):
     """What strace saw; ``None`` if the bench does not trace."""
     absent: str = ""
     """Why it was not made: what this machine has not."""
+    when_ns: range = range(0)
+    """The time from the program's start to its end (Unix time, ns): pids come again."""
 
 
 class Bench:
@@ -228,7 +231,7 @@ class Bench:
     ) -> Run:
         """Run a client of any runtime to its end; raises TimeoutExpired."""
         argv = runtime.argv(target.host, target.port, attempts, timeout_ms)
-        before = self.peer.syn_count(target.port)
+        before, began_ns = self.peer.syn_count(target.port), time.time_ns()
         with ExitStack() as stack:
             trace = stack.enter_context(Trace()) if self._traced else None
             process = stack.enter_context(self.namespace.popen(trace.command(argv) if trace else argv))
@@ -243,6 +246,7 @@ class Bench:
             exit_code=process.returncode,
             syns=self.peer.syn_count(target.port) - before if scripted else None,
             observed=observed,
+            when_ns=range(began_ns, time.time_ns()),
         )
 
     def run_together(self, plans: Sequence[tuple[str, Target, int]], *, attempts: int) -> list[Run]:

@@ -102,11 +102,13 @@ def _cells(cases: Sequence[Case], runs: Mapping[str, Run], agent: RunningAgent, 
     by_pid, by_peer = defaultdict(list), defaultdict(list)
     for record in sorted(agent.records(), key=lambda record: int(record["timeUnixNano"])):
         attributes: Attributes = record["attributes"]
-        by_pid[attributes.get("process.pid")].append(attributes)
+        by_pid[attributes.get("process.pid")].append((int(record["timeUnixNano"]), attributes))
         by_peer[attributes.get("network.peer.address")].append(attributes)
     cells = {}
     for case in cases:
         run = runs[case.name]
-        found = by_peer[run.target.address] if case.by_peer else by_pid[run.pid]
+        found = by_peer[run.target.address]
+        if not case.by_peer:
+            found = [attributes for began_ns, attributes in by_pid[run.pid] if began_ns in run.when_ns]
         cells[case.name] = status(case, run, found, sight)
     return cells
