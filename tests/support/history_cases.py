@@ -55,7 +55,7 @@ def _second_attempts() -> Iterator[Subject]:
         "same socket again",
         refuse,
         lambda bench, family: (refuse(bench, family), {}),
-        lambda way: [REFUSED._replace(elsewhere=True), REFUSED._replace(blocking=way.blocking)],
+        lambda way: [REFUSED._replace(elsewhere=True, syn_retransmits=None), REFUSED._replace(blocking=way.blocking)],
         row="RST, blocking",
     )
     at_end = "blocking sockets: nobody gives up while the call waits"
