@@ -398,6 +398,7 @@ static __always_inline bool is_its_own(struct call *call, struct otc_event *even
 /*
  * Whether the end is still to come, or the state hook is at it: the state is stored after that has run. A
  * request of io_uring is woken before by an ICMP error, and may be completed on another processor meanwhile.
+ * Who reads that the state is another one, and then finds the attempt, knows that the hook has missed its end.
  */
 static __always_inline bool is_pending(u8 state)
 {
@@ -414,6 +415,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	u32 soft = 0;
 	u8 state = 0;
 
+	READ(state, sk, OFF_sock__skc_state); /* before the look-up: see is_pending() */
 	attempt = in_progress.lookup(&sk);
 	if (!attempt)
 		return;
@@ -426,7 +428,6 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		return;
 	event->hooks |= OTC_HOOK_EXIT;
 	event->returned = returned;
-	READ(state, sk, OFF_sock__skc_state);
 	if (event->flags & OTC_FLAG_CLOSED_IN_CALL ||
 	    (is_final(-returned) && is_its_own(call, event) && !is_pending(state))) {
 		event->ending = OTC_RETURNED;
