@@ -11,6 +11,20 @@
  */
 BPF_HASH(in_progress, u64, struct otc_attempt, OTC_MAX_IN_PROGRESS);
 
+/*
+ * The key is a copy: to the verifier of Linux 6.12, a pointer that a helper function was given the address of
+ * is a number from then on, and nothing can be loaded through it.
+ */
+static __always_inline struct otc_attempt *attempt_on(u64 sk)
+{
+	return in_progress.lookup(&sk);
+}
+
+static __always_inline void forget(u64 sk)
+{
+	in_progress.delete(&sk);
+}
+
 /* An attempt that has ended gets a record, or is counted with those like it. */
 static __always_inline void emit(struct otc_counters *count, struct otc_event *event)
 {
@@ -219,13 +233,14 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	struct otc_attempt attempt = {}, *unfinished;
 	struct otc_event *event = &attempt.event;
 	struct call *call;
+	u64 key = sk;
 	u16 bound = 0;
 
-	unfinished = in_progress.lookup(&sk);
+	unfinished = attempt_on(sk);
 	if (unfinished) {
 		unfinished->event.ending = OTC_REPLACED;
 		emit(count, &unfinished->event);
-		in_progress.delete(&sk);
+		forget(sk);
 	}
 	if (thread >> 32 == OTC_OWN_PID) {
 		COUNT(count->own);
@@ -250,7 +265,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 		fill_call(event, call);
 	}
 	number(event, count);
-	if (in_progress.update(&sk, &attempt))
+	if (in_progress.update(&key, &attempt))
 		COUNT(count->pending_full);
 }
 
@@ -263,7 +278,7 @@ static __always_inline void note_reset(u64 sk)
 	LOAD(state, sk, OFF_sock__skc_state);
 	if (state != TCP_SYN_SENT && state != TCP_SYN_RECV)
 		return;
-	attempt = in_progress.lookup(&sk);
+	attempt = attempt_on(sk);
 	if (!attempt)
 		return;
 	attempt->event.hooks |= OTC_HOOK_RESET;
@@ -289,7 +304,7 @@ static __always_inline void note_drop(u64 skb, u32 reason)
 	LOAD(state, sk, OFF_sock__skc_state);
 	if (state != TCP_SYN_SENT || reason == OTC_DROP_NOT_SPECIFIED)
 		return;
-	attempt = in_progress.lookup(&sk);
+	attempt = attempt_on(sk);
 	if (!attempt)
 		return;
 	LOAD(interface, skb, OFF_sk_buff__skb_iif); /* that it came in by; 0: none */
@@ -325,7 +340,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 
 	if (!tcp)
 		return;
-	attempt = in_progress.lookup(&sk);
+	attempt = attempt_on(sk);
 	if (!attempt) {
 		/* SYN_RECV: a server's socket */
 		if (first && old == TCP_SYN_SENT && thread >> 32 != OTC_OWN_PID && !is_join(tcp))
@@ -352,7 +367,7 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 		COUNT(count->unsent);
 	else
 		emit(count, event);
-	in_progress.delete(&sk);
+	forget(sk);
 }
 
 /* connect() failed before any SYN: the attempt is this call. */
@@ -416,7 +431,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 	u8 state = 0;
 
 	READ(state, sk, OFF_sock__skc_state); /* before the look-up: see is_pending() */
-	attempt = in_progress.lookup(&sk);
+	attempt = attempt_on(sk);
 	if (!attempt)
 		return;
 	event = &attempt->event;
@@ -434,7 +449,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 		if (!event->end_ns)
 			event->end_ns = bpf_ktime_get_ns();
 		emit(count, event);
-		in_progress.delete(&sk);
+		forget(sk);
 		return;
 	}
 	/* an ICMPv6 error that came while the socket was locked is only here, and gone once SO_ERROR is read */
