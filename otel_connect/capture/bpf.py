@@ -9,7 +9,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import IntEnum
 
 from otel_connect.errors import ProbeError
@@ -195,18 +195,21 @@ def load_tracing(instructions: bytes, name: str, kind: Attach, btf_id: int) -> i
         raise OSError(error.errno, ": ".join((str(error.strerror), *said[-1:]))) from error
 
 
-def may_load(kind: Attach, btf_id: int) -> bool:
-    """Try to load a program that does nothing: whether the kernel lets programs attach there."""
-    try:
-        os.close(load_tracing(_NOTHING, "trial", kind, btf_id))
-    except OSError:
-        return False
-    return True
-
-
 def attach_tracing(program: int) -> int:
     """Attach a program to what it was loaded for; it stays attached until the descriptor returned is closed."""
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", 0, program, 0, 0))
+
+
+def may_attach(kind: Attach, btf_id: int) -> bool:
+    """Try to attach a program that does nothing, for a moment."""
+    with ExitStack() as stack:
+        try:
+            program = load_tracing(_NOTHING, "trial", kind, btf_id)
+            stack.callback(os.close, program)
+            stack.callback(os.close, attach_tracing(program))
+        except OSError:
+            return False
+    return True
 
 
 def recursion_misses(program: int) -> int:

@@ -7,7 +7,7 @@ attempts that fail before their SYN are known from (docs/decisions/0067-sets-of-
 from enum import StrEnum
 from typing import NamedTuple
 
-from otel_connect.capture.bpf import Attach, may_load
+from otel_connect.capture.bpf import Attach, may_attach
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.child import Link, Program
 from otel_connect.errors import ProbeError
@@ -87,9 +87,9 @@ def find_sight(types: TypeInformation, wanted: str) -> Sight:
 
 
 def _best(types: TypeInformation) -> ProbeSet:
-    """Try to load a program that does nothing: no version says what the policy of a host refuses."""
+    """Try it: no version says what the policy of a host refuses, nor what the kernel of a processor can attach."""
     function = types.function(_CONNECT)
-    return ProbeSet.FEXIT if function is not None and may_load(Attach.FEXIT, function) else ProbeSet.TYPED
+    return ProbeSet.FEXIT if function is not None and may_attach(Attach.FEXIT, function) else ProbeSet.TYPED
 
 
 def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[Program]:
