@@ -18,7 +18,7 @@ from otel_connect.capture.child import Link, Loaded, Program
 from otel_connect.errors import NotPermittedError, OtelConnectError, ProbeError, shortage
 
 _CHILD = "otel_connect.capture.child"
-_TIMEOUT_S = 120  # LLVM needs a third of a second, but nearly a minute in an emulated machine
+_TIMEOUT_S = 300  # LLVM needs a third of a second, but minutes in an emulated machine whose host is busy
 _BINDINGS = "python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora)"
 
 
