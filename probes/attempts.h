@@ -219,11 +219,18 @@ static __always_inline void fill_cause(struct otc_attempt *attempt, u64 sk, bool
 	event->socket_state = state;
 }
 
-/* The sequence is exact because attempts begin in process context only, with preemption off. */
-static __always_inline void number(struct otc_event *event, struct otc_counters *count)
+/* Recorder -> how many attempts it has recorded on this CPU. */
+BPF_PERCPU_ARRAY(recorded, u64, RECORDERS);
+
+/* Number an attempt: what a recorder has recorded before it on this CPU, and in the lowest bits which one. */
+static __always_inline void number(struct otc_event *event, struct otc_counters *count, enum recorder recorder)
 {
+	int place = recorder;
+	u64 *before = recorded.lookup(&place);
+
 	event->cpu = bpf_get_smp_processor_id();
-	event->sequence = count->seen;
+	if (before)
+		event->sequence = (*before)++ << 2 | recorder;
 	COUNT(count->seen);
 }
 
@@ -251,7 +258,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 	event->start_ns = bpf_ktime_get_ns();
 	event->hooks = OTC_HOOK_SYN_SENT;
 	fill_process(event);
-	tell(event);
+	tell(event, STATE_HOOK);
 	fill_peer(event, sk);
 	fill_local(event, sk);
 	LOAD(bound, sk, OFF_sock__skc_num); /* 0 if the port is still to be chosen, whatever inet_sport says */
@@ -264,7 +271,7 @@ static __always_inline void begin(struct otc_counters *count, u64 sk)
 		call->attempt = sk;
 		fill_call(event, call);
 	}
-	number(event, count);
+	number(event, count, STATE_HOOK);
 	if (in_progress.update(&key, &attempt))
 		COUNT(count->pending_full);
 }
@@ -371,7 +378,8 @@ static __always_inline void end(struct otc_counters *count, u64 sk, int old, int
 }
 
 /* connect() failed before any SYN: the attempt is this call. */
-static __always_inline void local_failure(struct otc_counters *count, struct call *call, int returned)
+static __always_inline void local_failure(struct otc_counters *count, struct call *call, int returned,
+					  enum recorder recorder)
 {
 	struct otc_event event = {};
 	u64 net = 0;
@@ -383,14 +391,14 @@ static __always_inline void local_failure(struct otc_counters *count, struct cal
 	if (!(call->flags & OTC_FLAG_REQUESTED))
 		read_requested(call); /* the kernel has paged it in by now */
 	fill_process(&event);
-	tell(&event);
+	tell(&event, recorder);
 	fill_blocking(&event, call->sk, false);
 	fill_call(&event, call);
 	event.hooks |= OTC_HOOK_EXIT;
 	READ(event.family, call->sk, OFF_sock__skc_family);
 	READ(net, call->sk, OFF_sock__skc_net);
 	READ(event.netns, net, OFF_net__inum);
-	number(&event, count);
+	number(&event, count, recorder);
 	emit(count, &event);
 }
 
@@ -461,7 +469,7 @@ static __always_inline void returned_from(struct otc_counters *count, struct cal
 }
 
 /* A connect() call, or a request of io_uring, returns. */
-static __always_inline void close_call(u64 key, int returned)
+static __always_inline void close_call(u64 key, int returned, enum recorder recorder)
 {
 	struct otc_counters *count;
 	struct call *call;
@@ -475,6 +483,6 @@ static __always_inline void close_call(u64 key, int returned)
 	if (call->attempt)
 		returned_from(count, call, returned, call->sk == key);
 	else if (is_final(-returned) && !reports_another(call))
-		local_failure(count, call, returned);
+		local_failure(count, call, returned, recorder);
 	calls.delete(&key);
 }

@@ -10,6 +10,11 @@
  *   tracepoint sys_enter_connect         opens a call: whose socket, in what state, to where
  *   tracepoint sys_exit_connect          the errno of attempts without SYN_SENT, or whose end was missed
  *
+ * Where the kernel allows programs on its functions, these are in the place of the two tracepoints:
+ *
+ *   __sys_connect_file()     every connect(), of 64-bit and 32-bit programs and io_uring: its beginning and end
+ *   tcp_sendmsg_fastopen()   sendto() and the like with MSG_FASTOPEN
+ *
  * What becomes of an attempt, and which map has it meanwhile:
  *
  *   sys_enter_connect ----> calls
@@ -139,7 +144,7 @@ TRACEPOINT_PROBE(syscalls, sys_enter_connect)
 
 TRACEPOINT_PROBE(syscalls, sys_exit_connect)
 {
-	close_call(bpf_get_current_pid_tgid(), args->ret);
+	close_call(bpf_get_current_pid_tgid(), args->ret, CALL_HOOK);
 	return 0;
 }
 #endif
@@ -182,7 +187,7 @@ int ring_completes(u64 *ctx)
 	READ(at, request, OFF_io_kiocb__file);
 	READ(at, at, OFF_file__private_data);
 	READ(at, at, OFF_socket__sk);
-	close_call(at, result);
+	close_call(at, result, OTHER_CALL_HOOK);
 	return 0;
 }
 #endif
@@ -206,7 +211,35 @@ int connect_returns(u64 *ctx)
 	u64 returned = 0;
 
 	LOAD(returned, ctx, 32);
-	close_call(bpf_get_current_pid_tgid(), returned);
+	close_call(bpf_get_current_pid_tgid(), returned, CALL_HOOK);
+	return 0;
+}
+
+/*
+ * The arguments of tcp_sendmsg_fastopen(): the socket, the message, what was copied, its size, and one more. It
+ * connects to the address of the message (MSG_FASTOPEN), unless connect() has left that to it.
+ */
+int send_enters(u64 *ctx)
+{
+	u64 sk = 0, socket = 0, file = 0, message = 0, address = 0;
+	u32 length = 0;
+
+	LOAD(sk, ctx, 0);
+	LOAD(socket, sk, OFF_sock__sk_socket);
+	LOAD(file, socket, OFF_socket__file);
+	LOAD(message, ctx, 8);
+	LOAD(address, message, OFF_msghdr__msg_name);
+	LOAD(length, message, OFF_msghdr__msg_namelen);
+	open_call(file, address, length, false);
+	return 0;
+}
+
+int send_returns(u64 *ctx)
+{
+	u64 returned = 0;
+
+	LOAD(returned, ctx, 40);
+	close_call(bpf_get_current_pid_tgid(), returned, OTHER_CALL_HOOK);
 	return 0;
 }
 #endif

@@ -38,7 +38,7 @@ enum otc_ending {
 
 /* One attempt: what was seen of it, no more. */
 struct otc_event {
-	__u64 sequence; /* of the CPU it began on: with cpu, its identity since boot of the agent */
+	__u64 sequence; /* on its CPU: with cpu, its identity as long as the agent runs */
 	__u64 start_ns; /* CLOCK_MONOTONIC: when the SYN left; while that is not known, SYN_SENT or connect() */
 	__u64 end_ns;   /* CLOCK_MONOTONIC; 0: no end was seen */
 	__u64 process_start_ns; /* CLOCK_BOOTTIME: with pid, the identity of the process */

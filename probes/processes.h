@@ -19,8 +19,14 @@ struct told {
 };
 BPF_TABLE("lru_hash", struct process_key, struct told, processes_told, 16384);
 
-/* Where a text is put together. Nobody else on this CPU does meanwhile: attempts begin with preemption off. */
-BPF_PERCPU_ARRAY(drafts, struct otc_text, 1);
+/*
+ * Which program records an attempt. On one CPU none is interrupted by itself, but those on functions run with
+ * preemption on, so that another one may run in the middle of them: each has a place of its own.
+ */
+enum recorder { STATE_HOOK, CALL_HOOK, OTHER_CALL_HOOK, RECORDERS };
+
+/* Recorder -> where it puts a text together. */
+BPF_PERCPU_ARRAY(drafts, struct otc_text, RECORDERS);
 
 /* Who: always called in the context of the task that attempts. */
 static __always_inline void fill_process(struct otc_event *event)
@@ -134,13 +140,13 @@ static __always_inline u32 root_mount(u64 task)
  * no room in the ring is told again with the next attempt, all of it. Three quarters of the ring are for
  * records: a flood of processes must not cost those who make a few attempts theirs, nor make tokens dear.
  */
-static __always_inline void tell(struct otc_event *event)
+static __always_inline void tell(struct otc_event *event, enum recorder recorder)
 {
 	struct process_key key = {.start_ns = event->process_start_ns, .pid = event->pid};
 	struct told now = {.cgroup_id = event->cgroup_id, .exec_id = event->exec_id}, *told;
 	u64 task = current_task(), mm = 0;
 	struct otc_text *text;
-	int zero = 0;
+	int zero = 0, place = recorder;
 	void *queue;
 
 	told = processes_told.lookup(&key);
@@ -152,7 +158,7 @@ static __always_inline void tell(struct otc_event *event)
 	LOAD_TASK(mm, task, OFF_task_struct__mm);
 	if (!mm) /* a thread of the kernel */
 		return;
-	text = drafts.lookup(&zero);
+	text = drafts.lookup(&place);
 	if (!text)
 		return;
 	text->process_start_ns = key.start_ns;

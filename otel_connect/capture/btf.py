@@ -98,10 +98,10 @@ class TypeInformation:
         """Return the number of the typedef of that name, ``None`` when this kernel does not have it."""
         return self._number(_TYPEDEF, wanted)
 
-    def parameters(self, typedef: int) -> int:
-        """Count the parameters of a type that is a pointer to a function, by the number of its typedef."""
-        pointer = self._target(self._bare(typedef))
-        return int(_TYPE.unpack_from(self._blob, self._positions[pointer])[1] & 0xFFFF)
+    def parameters(self, number: int) -> int:
+        """Count the parameters of a function, or of one that a typedef names pointers to, by its number."""
+        prototype = self._target(self._bare(number))
+        return int(_TYPE.unpack_from(self._blob, self._positions[prototype])[1] & 0xFFFF)
 
     def function(self, wanted: str) -> int | None:
         """Return the number of the function of that name, ``None`` when this kernel does not have it."""

@@ -34,9 +34,11 @@ class Sight(NamedTuple):
 
     probes: ProbeSet
     rings: bool
-    """Whether requests of io_uring are seen, which FEXIT does without hooks of its own."""
+    """Whether requests of io_uring are seen by hooks of their own, which FEXIT does without."""
     drops: bool
     """Whether it is seen why this host drops a packet of an attempt."""
+    sends: bool = False
+    """Whether sendto() with MSG_FASTOPEN is seen."""
 
     @property
     def unseen(self) -> str:
@@ -44,7 +46,8 @@ class Sight(NamedTuple):
         if self.probes is ProbeSet.LITE:
             return "none, because of capture.probes"
         if self.probes is ProbeSet.FEXIT:
-            return "not those of sendto() with MSG_FASTOPEN"
+            others = "" if self.sends else "sendto() with MSG_FASTOPEN and of "
+            return f"not those of {others}addresses that the kernel cannot read"
         if self.rings:
             return "not those of 32-bit programs, of sendto() with MSG_FASTOPEN, and of files that only a ring has"
         return "not those of io_uring, of 32-bit programs and of sendto() with MSG_FASTOPEN"
@@ -63,11 +66,13 @@ STATE_PROGRAMS = ("state_change", "state_change_again")
 _RESET_PROGRAM, _DROP_PROGRAM = "receive_reset", "packet_dropped"
 _RAW, _ENTRY, _EXIT = Attach.RAW_TRACEPOINT, Attach.FENTRY, Attach.FEXIT
 _CONNECT = "__sys_connect_file"
+_SEND = "tcp_sendmsg_fastopen"
 _STATE = (
     *((_RAW, "inet_sock_set_state", name) for name in STATE_PROGRAMS),
     (_RAW, "tcp_receive_reset", _RESET_PROGRAM),
 )
 _CALLS = ((_ENTRY, _CONNECT, "connect_enters"), (_EXIT, _CONNECT, "connect_returns"))
+_SENDS = ((_ENTRY, _SEND, "send_enters"), (_EXIT, _SEND, "send_returns"))
 _RINGS = ((_RAW, "io_uring_submit_req", "ring_submits"), (_RAW, "io_uring_complete", "ring_completes"))
 _DROPS = ((_RAW, "kfree_skb", _DROP_PROGRAM),)
 _NAMES = ((_RAW, "net_dev_queue", "packet_sent"), (_RAW, "netif_receive_skb", "packet_received"))
@@ -82,14 +87,24 @@ _MAP = 1  # BPF_PSEUDO_MAP_FD of linux/bpf.h
 def find_sight(types: TypeInformation, wanted: str) -> Sight:
     """Choose the set of probes: the one that is wanted, or for ``auto`` the best that the kernel allows."""
     probes = _best(types) if wanted == "auto" else ProbeSet(wanted)
-    rings = probes is ProbeSet.TYPED and _sees_rings(types)
-    return Sight(probes, rings, drops=probes is not ProbeSet.LITE and _sees_drops(types))
+    return Sight(
+        probes,
+        rings=probes is ProbeSet.TYPED and _sees_rings(types),
+        drops=probes is not ProbeSet.LITE and _sees_drops(types),
+        sends=probes is ProbeSet.FEXIT and _is_known(types, _SEND, 5),
+    )
 
 
 def _best(types: TypeInformation) -> ProbeSet:
     """Try it: no version says what the policy of a host refuses, nor what the kernel of a processor can attach."""
-    function = types.function(_CONNECT)
+    function = types.function(_CONNECT) if _is_known(types, _CONNECT, 4) else None
     return ProbeSet.FEXIT if function is not None and may_attach(Attach.FEXIT, function) else ProbeSet.TYPED
+
+
+def _is_known(types: TypeInformation, name: str, parameters: int) -> bool:
+    """Whether the kernel has a function, not inlined, with the parameters that the probes expect."""
+    function = types.function(name)
+    return function is not None and types.parameters(function) == parameters
 
 
 def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[Program]:
@@ -97,8 +112,9 @@ def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[
 
     Raises ProbeError naming the first hook that this kernel does not have.
     """
-    calls = (*(_CALLS if sight.probes is ProbeSet.FEXIT else ()), *(_RINGS if sight.rings else ()))
-    wanted = (*_STATE, *calls, *(_DROPS if sight.drops else ()), *(_NAMES if names else ()))
+    calls = _CALLS if sight.probes is ProbeSet.FEXIT else ()
+    others = (*(_SENDS if sight.sends else ()), *(_RINGS if sight.rings else ()))
+    wanted = (*_STATE, *calls, *others, *(_DROPS if sight.drops else ()), *(_NAMES if names else ()))
     return [Program(kind, hook, name, _number(types, kind, hook)) for kind, hook, name in wanted]
 
 

@@ -45,6 +45,8 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "OFF_tcp_sock__tcp_wstamp_ns": ("tcp_sock", "tcp_wstamp_ns"),
     "OFF_tcp_sock__total_retrans": ("tcp_sock", "total_retrans"),
     "OFF_net__inum": ("net", "ns.inum"),
+    "OFF_msghdr__msg_name": ("msghdr", "msg_name"),
+    "OFF_msghdr__msg_namelen": ("msghdr", "msg_namelen"),
     "OFF_socket__state": ("socket", "state"),
     "OFF_socket__type": ("socket", "type"),
     "OFF_socket__file": ("socket", "file"),

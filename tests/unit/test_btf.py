@@ -7,7 +7,7 @@ import pytest
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.errors import ProbeError
 
-INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST, FUNC_PROTO = 1, 2, 4, 5, 6, 8, 10, 13
+INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST, FUNC, FUNC_PROTO = 1, 2, 4, 5, 6, 8, 10, 12, 13
 
 
 class Table:
