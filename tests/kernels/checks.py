@@ -1,37 +1,48 @@
 """What doctor and the agent must show on a kernel; runs as the only program of an emulated machine (``init``).
 
-A line for each check. The agent writes OTLP JSON; what must be in it is known from how the attempts were made.
+A line for each check. The agent writes OTLP JSON; what must be in it is known from how the attempts were made. At the
+end comes a line for the page of conformance: what the set of probes in use shows of each kind of attempt.
 """
 
 import ctypes
+import errno
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from otel_connect.capture import bpf
+from otel_connect.capture import bpf, preflight
+from otel_connect.capture.btf import TypeInformation
+from otel_connect.capture.hooks import ProbeSet, Sight, find_sight
 from otel_connect.model import Outcome
+from tests.kernels.entries import NOT_APPLICABLE, NOT_VISIBLE, PASS, Call, make_all, unseen
 from tests.support.agent import RunningAgent
-from tests.support.bench import Bench
+from tests.support.bench import Bench, Family
 from tests.support.cases import CASES, Case, run_all
 from tests.support.cgroups import cgroup
 from tests.support.flood import Flood
 from tests.support.ledger import exit_ledgers
 from tests.support.network import closed_port
 from tests.support.otlp_json import data_points
+from tests.support.peer import Answer, Behaviour
 from tests.support.resolver import Resolver
+from tests.support.runtimes import PYTHON
 
 COMMAND = (sys.executable, "-m", "otel_connect")
-ONCE, FLOOD = "/tests/bin/once", "/tests/bin/flood"
+PROGRAMS = "/tests/bin"
+ONCE, FLOOD = f"{PROGRAMS}/once", f"{PROGRAMS}/flood"
 SETTINGS = Path("/etc/otel-connect.toml")
+COMMIT = Path("/tests/commit")
 SLOW_S = 600.0
 """How long something may take that has LLVM at work in emulation."""
 WORKERS = 8
@@ -44,6 +55,7 @@ SHORT_LIVED = 10
 GROUP = "otc.slice/short.service"
 PATIENCE = 1_000_000
 """How many instructions the verifier looks at before it refuses a program, since Linux 5.2."""
+TRACING = 26  # of enum bpf_prog_type
 NEXT_ID, OPEN_ID, INFO = 11, 13, 15  # of bpf(): BPF_PROG_GET_NEXT_ID and so on
 VERIFIED_AT = 216  # of struct bpf_prog_info; since Linux 5.16
 
@@ -93,9 +105,12 @@ class Evidence:
         self.port = stack.enter_context(closed_port())
         command = (*COMMAND, "run", "--output", "json", "--config", str(SETTINGS))
         self.agent = stack.enter_context(RunningAgent(command=command, ready_s=SLOW_S))
+        self.sight = find_sight(TypeInformation(preflight.read_btf()), "auto")
         self.flood_pid = 0
+        self.cells: dict[str, str] = {}
         self.cases = [case for case in CASES if has_mptcp() or not case.name.startswith("MPTCP")]
         self.runs = run_all(self.bench, self.cases, WORKERS)
+        self.calls = list(make_all(self.bench, PROGRAMS))
 
     def records(self, *pids: int, count: int) -> list[dict[str, Any]]:
         """Wait for the attempts of processes, so many; the attributes of each, in the order of their beginning."""
@@ -111,20 +126,59 @@ class Evidence:
             found[case.expected[0].outcome if case.expected else "no attempt"].append(case)
         return found
 
+    def by_entry(self) -> dict[str, list[Call]]:
+        """Sort the calls by the entry of the kernel."""
+        found = defaultdict(list)
+        for call in self.calls:
+            found[call.entry].append(call)
+        return found
+
     def ends(self, cases: Sequence[Case]) -> str:
         """Compare what is said of each attempt with what was to become of it."""
-        attempts = 0
-        for case in cases:
-            run = self.runs[case.name]
-            for record, expected in zip(self.records(run.pid, count=len(case.expected)), case.expected, strict=True):
-                wanted = expected.outcome, None if expected.outcome == "abandoned" else expected.errno_name
-                said = record["otel_connect.outcome"], record.get("otel_connect.errno.name")
-                assert said == wanted, f"{case.name}: {said}"
-                assert record["otel_connect.blocking"] == expected.blocking, case.name
-                if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"}:
-                    assert record["network.peer.address"] == run.target.address, case.name
-                attempts += 1
-        return f"{attempts} attempts, made in {len(cases)} ways"
+        return self._judged({cell_of(case): partial(self._end, case) for case in cases})
+
+    def entries(self, calls: Sequence[Call]) -> str:
+        """Compare what is said of attempts by an entry of the kernel with what it returned."""
+        return self._judged({call.cell: partial(self._entry, call) for call in calls})
+
+    def _judged(self, judge: Mapping[str, Callable[[], str]]) -> str:
+        wrong = []
+        for cell, verdict in judge.items():
+            try:
+                self.cells[cell] = verdict()
+            except AssertionError as error:
+                wrong.append(f"{cell}: {error}")
+        assert not wrong, f"{len(wrong)} of {len(judge)}: {'; '.join(wrong)}"
+        found = Counter(self.cells[cell] for cell in judge)
+        return ", ".join(f"{count} {said}" for said, count in found.items())
+
+    def _end(self, case: Case) -> str:
+        run = self.runs[case.name]
+        if self.sight.probes is ProbeSet.FEXIT and any(one.errno_name == "EFAULT" for one in case.expected):
+            assert not self._attempts(run.pid), case.name
+            return f"{NOT_VISIBLE}the kernel refuses the address before it calls the function"
+        for record, expected in zip(self.records(run.pid, count=len(case.expected)), case.expected, strict=True):
+            wanted = expected.outcome, None if expected.outcome == "abandoned" else expected.errno_name
+            said = record["otel_connect.outcome"], record.get("otel_connect.errno.name")
+            assert said == wanted, said
+            assert record["otel_connect.blocking"] == expected.blocking, "not blocking"
+            if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"}:
+                assert record["network.peer.address"] == run.target.address, record["network.peer.address"]
+        return PASS
+
+    def _entry(self, call: Call) -> str:
+        if call.absent:
+            return NOT_APPLICABLE + call.absent
+        if blind := unseen(call, self.sight):
+            assert not self._attempts(call.pid), "a record, which was not expected"
+            return NOT_VISIBLE + blind
+        [record] = self.records(call.pid, count=1)
+        way = call.way
+        wanted = way.outcome, errno.errorcode.get(way.returned)
+        assert (record["otel_connect.outcome"], record.get("otel_connect.errno.name")) == wanted, record
+        where = record["network.peer.address"], record["network.peer.port"]
+        assert where == (call.target.address, call.target.port), where
+        return PASS
 
     def short_lived(self) -> str:
         """Let processes of a cgroup make one attempt and end."""
@@ -184,6 +238,23 @@ class Evidence:
         parts = f"{ledger.exported} records + {FILTERED} filtered + {throttled} throttled"
         return f"{ledger.seen} seen = {parts} = {counted} in the metrics; difference 0"
 
+    def outlived(self) -> str:
+        """Let connect() return when the program that is to see that is gone, and the kernel's way to it."""
+        function = TypeInformation(preflight.read_btf()).function("__sys_connect_file")
+        if self.sight.probes is not ProbeSet.FEXIT or function is None:
+            return "no programs on functions"
+        target = self.bench.scripted(Family.IPV4, Behaviour(Answer.SILENT))
+        program = bpf.load_tracing(bpf._NOTHING, "trial", bpf.Attach.FEXIT, function)
+        attached = bpf.attach_tracing(program)
+        argv = [*PYTHON, target.host, str(target.port), "1", "0", "--syn-retries", "3"]
+        with self.bench.namespace.popen(argv) as client:
+            self.bench.peer.wait_for_syn(target.port)
+            os.close(attached)
+            os.close(program)
+            told, _ = client.communicate(timeout=120)
+        assert "ETIMEDOUT" in told, told
+        return "its connect() returned"
+
     def _attempts(self, *pids: int) -> list[dict[str, Any]]:
         return [one for one in self.agent.attempts(*pids) if one["eventName"] == "otel_connect.attempt"]
 
@@ -196,6 +267,31 @@ class Evidence:
             if point["name"] == "otel_connect.attempts"
         }
         return sum(last.values())
+
+
+def cell_of(case: Case) -> str:
+    """Name a case as the page of conformance does."""
+    words = [word for word in case.name.split(", ") if word not in {"non-blocking", case.family.value}]
+    blocking = "blocking" if all(one.blocking for one in case.expected) else "non-blocking"
+    return f"{', '.join(words)}|{blocking}|{case.family.value}|connect()"
+
+
+def publish(evidence: Evidence) -> None:
+    """Print the name of a file, and what it is to have, for the page of conformance."""
+    kernel, probes = kernel_name(os.uname().release), evidence.sight.probes
+    about = {
+        "kernel": kernel,
+        "set": probes,
+        "commit": COMMIT.read_text("ascii"),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+    print(f"column  {kernel}-{probes}.json {json.dumps({**about, 'cells': evidence.cells})}", flush=True)
+
+
+def kernel_name(release: str) -> str:
+    """Name a kernel by its version, and the number of a distribution's build."""
+    found = re.match(r"[0-9.]+(-[0-9]+)?", release)
+    return found[0] if found else release
 
 
 def doctor() -> str:
@@ -213,9 +309,10 @@ def doctor() -> str:
     return f"{attached[8:]}; {'; '.join(lacking)}"
 
 
-def verified() -> str:
+def verified(sight: Sight) -> str:
     """Ask the kernel of each program how long the verifier took over it; there are none but the agent's here."""
     counts: list[int] = []
+    kinds = set()
     asked = ctypes.create_string_buffer(12)
     with suppress(FileNotFoundError):  # there is no other
         while True:
@@ -226,9 +323,12 @@ def verified() -> str:
             info = ctypes.create_string_buffer(232)
             bpf._bpf(INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
             os.close(program)
+            kinds.add(struct.unpack_from("=I", info)[0])
             counts += struct.unpack_from("=I", info, VERIFIED_AT)
     assert len(counts) >= 7, counts
     assert max(counts) < PATIENCE / 2, counts
+    if sight.probes is ProbeSet.FEXIT:  # no system call is slower: nothing is attached to the tracepoints of any
+        assert kinds == {TRACING}, kinds
     return f"{max(counts)} of {PATIENCE} instructions" if max(counts) else "this kernel does not tell"
 
 
@@ -264,15 +364,19 @@ def main() -> int:
     report.check("doctor", doctor)
     with ExitStack() as stack:
         evidence = Evidence(stack)
-        report.check("the verifier", verified)
+        report.check("the verifier", partial(verified, evidence.sight))
         for outcome, cases in evidence.by_outcome().items():
             report.check(outcome, partial(evidence.ends, cases))
+        for entry, calls in evidence.by_entry().items():
+            report.check(entry, partial(evidence.entries, calls))
         report.check("short-lived processes", evidence.short_lived)
         report.check("a PID namespace", evidence.inside)
         report.check("a name", evidence.name)
         report.check("a filter", evidence.filtered)
         report.check("a flood", evidence.flood)
         report.check("the account", evidence.account)
+        report.check("an attempt that outlives the agent", evidence.outlived)
+        publish(evidence)
     return 0 if report.all_right else 1
 
 
