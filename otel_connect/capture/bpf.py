@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -201,7 +202,15 @@ def attach_tracing(program: int) -> int:
 
 
 def may_attach(kind: Attach, btf_id: int) -> bool:
-    """Try to attach a program that does nothing, for a moment."""
+    """Try to attach a program that does nothing, for a moment.
+
+    Before Linux 5.11 programs count as memory that the user has locked. The limit is lifted for that, as bcc does for
+    what it loads: else all programs of the user together, of whatever process, would decide.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for limit in (most, resource.RLIM_INFINITY):  # which takes CAP_SYS_RESOURCE
+        with suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
     with ExitStack() as stack:
         try:
             program = load_tracing(_NOTHING, "trial", kind, btf_id)

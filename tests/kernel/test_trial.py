@@ -59,3 +59,14 @@ def test_what_loads_and_cannot_be_attached(tracepoint: int) -> None:
 
 def test_what_does_not_load() -> None:
     assert not may_attach(Attach.RAW_TRACEPOINT, 1)
+
+
+def test_locked_memory_does_not_decide(tracepoint: int) -> None:
+    """Before Linux 5.11 the programs of all processes of the user count."""
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, before[1]))
+    try:
+        assert may_attach(Attach.RAW_TRACEPOINT, tracepoint)
+        assert resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] in {before[1], resource.RLIM_INFINITY}
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)

@@ -106,6 +106,7 @@ class Evidence:
         command = (*COMMAND, "run", "--output", "json", "--config", str(SETTINGS))
         self.agent = stack.enter_context(RunningAgent(command=command, ready_s=SLOW_S))
         self.sight = find_sight(TypeInformation(preflight.read_btf()), "auto")
+        assert any(f"({self.sight.probes} probes)" in line for line in self.agent.errors), self.agent.errors
         self.flood_pid = 0
         self.cells: dict[str, str] = {}
         self.cases = [case for case in CASES if has_mptcp() or not case.name.startswith("MPTCP")]
