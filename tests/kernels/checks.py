@@ -201,6 +201,14 @@ class Evidence:
         assert record["process.vpid"] == 1, record
         return f"{pid} is 1 inside"
 
+    def dropped(self) -> str:
+        """Make an attempt whose SYN this host drops, since nobody has the address."""
+        run = self.bench.run(self.bench.neighbourless(Family.IPV4))
+        [record] = self.records(run.pid, count=1)
+        reason: str | None = record.get("otel_connect.drop.reason")
+        assert reason == ("neigh_failed" if self.sight.drops else None), record
+        return reason or "nothing is said where the kernel says nothing"
+
     def name(self) -> str:
         """Connect to a name in a network namespace of its own."""
         Path("/etc/resolv.conf").write_text("nameserver 127.0.0.53\n", encoding="ascii")
@@ -372,6 +380,7 @@ def main() -> int:
             report.check(entry, partial(evidence.entries, calls))
         report.check("short-lived processes", evidence.short_lived)
         report.check("a PID namespace", evidence.inside)
+        report.check("a drop", evidence.dropped)
         report.check("a name", evidence.name)
         report.check("a filter", evidence.filtered)
         report.check("a flood", evidence.flood)
