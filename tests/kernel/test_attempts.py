@@ -266,7 +266,7 @@ def test_what_seccomp_forbids_is_not_seen_and_leaves_nothing_behind(bench: Bench
 
 
 @pytest.mark.parametrize("family", Family)
-def test_a_local_failure_of_sendto_is_not_seen_and_leaves_nothing_behind(
+def test_a_local_failure_of_sendto_leaves_nothing_behind_and_is_seen_where_sends_are(
     bench: Bench, seen: Captured, family: Family
 ) -> None:
     wanted = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
@@ -275,5 +275,7 @@ def test_a_local_failure_of_sendto_is_not_seen_and_leaves_nothing_behind(
         with pytest.raises(OSError, match="unreachable"):
             client.sendto(b"x", socket.MSG_FASTOPEN, (nowhere.host, nowhere.port))
         assert client.connect_ex((closed.host, closed.port)) == errno.ECONNREFUSED
-    (event,) = mine(seen, 1)
+    sends = seen.capture.sight.sends
+    *failed, event = mine(seen, 1 + sends)
+    assert said(failed) == [("local_error", errno.ENETUNREACH)] * sends
     assert (decide(event).outcome, event.peer_address) == (Outcome.REFUSED, closed.address)
