@@ -173,7 +173,6 @@ class Sender:
     def _run(self, index: int) -> None:
         while self._wait_for_turn(index):
             batches: Sequence[Batch] = ()
-            route = self._route
             try:
                 batches = self._fates.lease()
                 if not batches:
@@ -183,8 +182,7 @@ class Sender:
                 go_on = self._deliver(index, batches)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end delivery
                 self._spool.give_back(batches)
-                fault = f"a fault of the agent ({type(error).__name__}: {error}); please report this"
-                go_on = self._back_off(Answer(Action.RETRY_UNHEALTHY, message=printable(fault)), route, index)
+                go_on = self._back_off(_fault(error), self._route, index)
             self._end_turn(index, gave_up=not go_on)
             if not go_on:
                 return
@@ -236,7 +234,10 @@ class Sender:
                 return None
             transport = route.transports[index]
             self._sending.add(index)
-        answer = transport.send(body)
+        try:
+            answer = transport.send(body)
+        except Exception as error:  # noqa: BLE001 - it is a failure of this route, which may have been left meanwhile
+            answer = _fault(error)
         with self._changed:
             self._sending.discard(index)
             left = all(transport is not one for one in self._route.transports)
@@ -323,3 +324,8 @@ class Sender:
         where = route.server if answer.of_server else alone
         new = self._tools.troubles.meet(self._signal, where, f"{state}: {answer.trouble or answer.message}")
         return f"{where} does not take requests ({state}): {answer.message}" if new else None
+
+
+def _fault(error: Exception) -> Answer:
+    fault = f"a fault of the agent ({type(error).__name__}: {error}); please report this"
+    return Answer(Action.RETRY_UNHEALTHY, message=printable(fault))

@@ -89,6 +89,15 @@ def await_state(exporter: OtlpExporter, state: State) -> None:
         time.sleep(0.002)
 
 
+def await_sent(exporter: OtlpExporter) -> None:
+    """Wait until nothing is queued, and its threads wait for records."""
+    deadline = time.monotonic() + LONG_S
+    while exporter.accounts()[Signal.LOGS].queued:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(0.02)
+
+
 def put(exporter: OtlpExporter, count: int) -> None:
     """Put requests of which no two fit into one."""
     for number in range(count):
@@ -267,11 +276,7 @@ def test_threads_come_and_go_with_the_number_of_requests_that_may_be_under_way(
         assert backend.most == most
         backend.open.set()
         await_threads(exporter, most)
-        deadline = time.monotonic() + LONG_S
-        while exporter.accounts()[Signal.LOGS].queued:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(0.02)  # all wait for requests, also those that are not needed on the next way
+        await_sent(exporter)  # all wait for requests, also those that are not needed on the next way
     exporter.close(LONG_S)
     assert exporter.accounts()[Signal.LOGS].queued == exporter.accounts()[Signal.LOGS].difference == 0
     assert "fault" not in caplog.text
@@ -371,13 +376,16 @@ def test_signals_send_side_by_side() -> None:
     exporter.close(LONG_S)
 
 
-def test_a_fault_of_a_way_is_reported_and_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    class Faulty(Backend):
-        def send(self, body: bytes) -> Answer:
-            if (answer := super().send(body)) is UNHEALTHY:
-                raise ValueError("wrong")
-            return answer
+class Faulty(Backend):
+    """Raises where the script says unhealthy."""
 
+    def send(self, body: bytes) -> Answer:
+        if (answer := super().send(body)) is UNHEALTHY:
+            raise ValueError("wrong")
+        return answer
+
+
+def test_a_fault_of_a_way_is_reported_and_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     backend = Faulty([UNHEALTHY] * 2)
     exporter = exporter_to(backend, backoff=Backoff(0.001, 0.001, 0.001))
     put(exporter, 1)
@@ -385,3 +393,41 @@ def test_a_fault_of_a_way_is_reported_and_costs_nothing(caplog: pytest.LogCaptur
     exporter.close(LONG_S)
     assert exported(exporter) == 1
     assert "a fault of the agent (ValueError: wrong); please report this" in caplog.text
+
+
+def test_the_first_fault_after_a_reload_is_one_of_the_new_way() -> None:
+    old, new = Backend(), Faulty([UNHEALTHY])
+    exporter = exporter_to(old, new)
+    put(exporter, 1)
+    await_sent(exporter)
+    exporter.reconfigure(CONFIG.model_copy(update={"endpoint": "http://y"}))  # while its thread waits for records
+    put(exporter, 1)
+    await_state(exporter, State.UNHEALTHY)
+    assert new.begun == 1  # the pause is minutes long
+    exporter.close(LONG_S)
+    assert (new.begun, exported(exporter)) == (2, 2)
+
+
+def test_a_fault_of_the_way_that_was_left_is_none_of_the_new_one_and_hangs_up() -> None:
+    old, new = Faulty([UNHEALTHY], held=True), Backend()
+    exporter = exporter_to(old, new)
+    put(exporter, 1)
+    old.await_begun(1)
+    exporter.reconfigure(CONFIG.model_copy(update={"endpoint": "http://y"}))
+    old.open.set()
+    new.await_begun(1)
+    assert exporter.health()[Signal.LOGS].state is State.DELIVERING
+    old.await_so(lambda: old.closed == 3)
+    exporter.close(LONG_S)
+    assert exported(exporter) == 1
+
+
+def test_a_way_with_a_fault_is_hung_up_when_it_is_left() -> None:
+    old, new = Faulty([UNHEALTHY]), Backend()
+    exporter = exporter_to(old, new)
+    put(exporter, 1)
+    await_state(exporter, State.UNHEALTHY)
+    exporter.reconfigure(CONFIG.model_copy(update={"endpoint": "http://y"}))
+    old.await_so(lambda: old.closed == 3)
+    exporter.close(LONG_S)
+    assert exported(exporter) == 1
