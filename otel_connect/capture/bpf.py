@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from enum import IntEnum
 
-from otel_connect.errors import ProbeError
+from otel_connect.errors import ProbeError, shortage
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "s390x": 351, "ppc64le": 361}
 
@@ -206,6 +206,8 @@ def may_attach(kind: Attach, btf_id: int) -> bool:
 
     Before Linux 5.11 programs count as memory that the user has locked. The limit is lifted for that, as bcc does for
     what it loads: else all programs of the user together, of whatever process, would decide.
+
+    Raises OSError when descriptors or memory have run out, which says nothing about the kernel.
     """
     _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     for limit in (most, resource.RLIM_INFINITY):  # which takes CAP_SYS_RESOURCE
@@ -216,7 +218,9 @@ def may_attach(kind: Attach, btf_id: int) -> bool:
             program = load_tracing(_NOTHING, "trial", kind, btf_id)
             stack.callback(os.close, program)
             stack.callback(os.close, attach_tracing(program))
-        except OSError:
+        except OSError as error:
+            if shortage(error):
+                raise
             return False
     return True
 

@@ -6,8 +6,8 @@ Nothing here needs a privilege once the probes are attached; they live as long a
 import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -75,6 +75,16 @@ class Fill(NamedTuple):
     ring_limit_bytes: int
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what a system call failed for into a line with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = shortage(error) or "please report this"
+        raise ProbeError(f"the probes cannot be used ({error.strerror}); {remedy}") from error
+
+
 class KernelCapture:
     """The probes at work. Use as a context manager; leaving it detaches them."""
 
@@ -95,7 +105,8 @@ class KernelCapture:
         """
         preflight.check(calls=config.probes != "lite")
         types = TypeInformation(preflight.read_btf())
-        self.sight = find_sight(types, config.probes)
+        with _explained():
+            self.sight = find_sight(types, config.probes)
         self._drop_reasons = drop_reasons(types)
         numbers = find_offsets(types)
         cpus = os.sysconf("SC_NPROCESSORS_CONF")
@@ -117,12 +128,8 @@ class KernelCapture:
         self._withheld_before = 0
         self._stale_ns = config.stale_after_s * 1_000_000_000
         self.packets: Packets | None = None
-        with ExitStack() as opened:
-            try:
-                self._open(opened, load, find_programs(types, self.sight, names=names), numbers, names=names)
-            except OSError as error:
-                remedy = shortage(error) or "please report this"
-                raise ProbeError(f"the probes cannot be used ({error.strerror}); {remedy}") from error
+        with ExitStack() as opened, _explained():
+            self._open(opened, load, find_programs(types, self.sight, names=names), numbers, names=names)
             self._opened = opened.pop_all()
 
     def _open(

@@ -71,6 +71,10 @@ def test_no_tracefs() -> None:
         ("bpf", "EPERM", 77, ["seccomp", "--security-opt seccomp="]),
         ("bpf", "ENOSYS", 78, ["CONFIG_BPF_SYSCALL", "seccomp"]),
         ("bpf:0", "EMFILE", 78, ["bpf() failed (Too many open files)", "ulimit -n"]),
+        # When the kernel is tried, before anything is compiled.
+        ("bpf:5", "EMFILE", 78, ["the probes cannot be used (Too many open files)", "ulimit -n"]),
+        ("bpf:5", "ENFILE", 78, ["the probes cannot be used (Too many open files in system)", "fs.file-max"]),
+        ("bpf:5", "ENOMEM", 78, ["the probes cannot be used (Cannot allocate memory)", "no memory left"]),
         ("bpf:17", "ENFILE", 78, ["Too many open files in system", "fs.file-max"]),
         ("bpf:17", "ENOMEM", 78, ["Cannot allocate memory", "no memory left"]),
         ("bpf:5", "EPERM", 77, ["Failed to load program", "seccomp profile, lockdown"]),
