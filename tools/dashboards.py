@@ -111,7 +111,7 @@ DESTINATIONS = Dashboard(
             "Time to connect, 99 of 100",
             "s",
             {"{{server_address}}": _quantile(0.99, "server_address", _TO)},
-            "A step at 1, 3 or 7 s is a SYN that had to be sent again.",
+            "A step at 1, 2, 3, 4, 5 or 7 s (before Linux 6.5: 1, 3 or 7 s) is a SYN that had to be sent again.",
         ),
         Panel(
             "Time to connect, half",

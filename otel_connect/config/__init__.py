@@ -61,7 +61,7 @@ class CaptureConfig(Section):
     max_in_progress: Annotated[Whole, Field(ge=1, le=1 << 22)] = 1 << 16
     """Attempts that can be in progress at one time; the kernel memory for them is taken at the start."""
     stale_after_s: Annotated[Whole, Field(ge=60, le=_DAY_S)] = 600
-    """An attempt in progress for longer is given up as unknown (Linux itself gives up after 127 or 131 s)."""
+    """An attempt in progress for longer is given up as unknown (Linux itself gives up between 127 and 137 s)."""
 
     process_rate: Annotated[Whole, Field(ge=0, le=_MOST_PER_SECOND)] = 8000
     """Attempts a second that may have a record of their own, for one process; 0 means no limit."""

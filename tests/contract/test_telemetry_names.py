@@ -39,8 +39,10 @@ from otel_connect.serve.exposition import page
 from tests.support.events import make_attempt
 from tests.support.figures import FIGURES
 from tests.support.syn_schedule import schedule
+from tools.dashboards import DESTINATIONS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "signals.md").read_text(encoding="utf-8")
 TYPES = {str: "string", int: "int", float: "double, s", bool: "boolean", tuple: "string[]"}
 PREFIX = "otel_connect.agent."
 ERRNOS = (None, *range(1, 134))
@@ -228,6 +230,29 @@ def test_the_retries_of_a_syn_are_those_of_the_kernel() -> None:
     said = {linux: (list(map(int, retries.split(","))), int(timeout)) for linux, retries, timeout in found}
     derived = {"before 6.5": schedule(linear=0), "6.5 and later": schedule(linear=4)}
     assert said == {linux: ([retry.due for retry in one.retries], one.timeout.due) for linux, one in derived.items()}
+
+
+def test_how_late_retries_of_a_syn_may_be_is_said_wherever_their_times_are() -> None:
+    old, new = schedule(linear=0), schedule(linear=4)
+    latest = [round(moment.latest) for moment in (*new.retries[-3:], new.timeout, old.timeout)]
+    late = re.search(
+        r"by (\d+), (\d+) and (\d+) s, and the attempt times out\n"
+        r"between 131 and (\d+) s \(before 6\.5 between 127 and (\d+) s\)",
+        PAGE,
+    )
+    assert late is not None
+    assert list(map(int, late.groups())) == latest
+    for name in ("docs/configuration.md", "otel_connect/config/__init__.py"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.search(rf"gives up \[?between {old.timeout.due} and {round(new.timeout.latest)} s", text), name
+
+
+def test_the_steps_that_a_dashboard_explains_are_retries_of_a_syn() -> None:
+    (panel,) = (one for one in DESTINATIONS.panels if one.title == "Time to connect, 99 of 100")
+    steps = re.fullmatch(r"A step at ([\d, or]+) s \(before Linux 6\.5: ([\d, or]+) s\) is a SYN that .*", panel.help)
+    assert steps is not None
+    for said, linear in zip(steps.groups(), (4, 0), strict=True):
+        assert list(map(int, re.findall(r"\d+", said))) == [one.due for one in schedule(linear).retries if one.due <= 7]
 
 
 def test_limits_of_throttles() -> None:
