@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from otel_connect.export.answer import (
+    LONGEST_ANSWER,
     LONGEST_RETRY_AFTER_S,
     Action,
     Answer,
@@ -62,7 +63,10 @@ HTTP_ACTIONS = {
 @pytest.mark.parametrize("status", [200, 202, 204, *range(300, 309), *range(400, 432), *range(500, 512)])
 def test_every_http_status(status: int) -> None:
     expected = next((action for action, members in HTTP_ACTIONS.items() if status in members), Action.REJECTED)
-    assert http(status).action is expected
+    answer = http(status)
+    assert answer.action is expected
+    assert answer.of_server is (status in {401, 407})
+    assert not answer.is_known
 
 
 def test_a_400_that_means_413() -> None:
@@ -346,8 +350,9 @@ def test_informational_statuses_are_no_answer_of_a_backend() -> None:
         assert from_http(Signal.LOGS, status, {}, b"", NOW) == Answer(Action.REJECTED, message=f"HTTP {status}")
 
 
-def test_a_wait_is_five_minutes_at_the_most_and_a_message_300_characters() -> None:
+def test_a_wait_is_five_minutes_at_the_most_an_answer_4_mebibytes_and_a_message_300_characters() -> None:
     assert LONGEST_RETRY_AFTER_S == 300
+    assert LONGEST_ANSWER == 4_194_304
     assert printable("x" * 300) == "x" * 300
     assert printable("x" * 301) == "x" * 300 + "…"
 
@@ -362,6 +367,14 @@ def test_of_a_long_text_the_first_1200_characters_are_read() -> None:
 def test_what_is_no_response_is_called_by_its_type(content_type: str, said: str) -> None:
     answer = from_http(Signal.LOGS, 200, {"content-type": content_type}, b"\xff", NOW)
     assert answer.message == f"success with an unreadable body ({said})"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"), [(b'{"code":16,"message":"who?"}', "who?"), (b'{"code":16}', "no reason given")]
+)
+def test_a_failure_in_the_body_of_a_success_is_quoted(body: bytes, said: str) -> None:
+    message = f"success with a failure in its body, gRPC code 16 ({said})"
+    assert http(200, body, Content_Type=JSON) == Answer(Action.RETRY_UNHEALTHY, message=message)
 
 
 def test_a_date_of_unknown_zone_is_in_utc_wherever_the_agent_is(monkeypatch: pytest.MonkeyPatch) -> None:
