@@ -395,6 +395,16 @@ def test_a_fault_of_a_way_is_reported_and_costs_nothing(caplog: pytest.LogCaptur
     assert "a fault of the agent (ValueError: wrong); please report this" in caplog.text
 
 
+def test_a_fault_after_the_answer_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    backend = Backend([None])  # type: ignore[list-item]  # what no way should return
+    exporter = exporter_to(backend, backoff=Backoff(0.001, 0.001, 0.001))
+    put(exporter, 1)
+    backend.await_begun(2)
+    exporter.close(LONG_S)
+    assert exported(exporter) == 1
+    assert "a fault of the agent (AttributeError: " in caplog.text
+
+
 def test_the_first_fault_after_a_reload_is_one_of_the_new_way() -> None:
     old, new = Backend(), Faulty([UNHEALTHY])
     exporter = exporter_to(old, new)
