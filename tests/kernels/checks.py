@@ -5,16 +5,13 @@ end comes a line for the page of conformance: what the set of probes in use show
 """
 
 import ctypes
-import errno
 import json
 import os
-import re
-import socket
 import struct
 import subprocess
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -25,13 +22,14 @@ from otel_connect.capture import bpf, preflight
 from otel_connect.capture.btf import TypeInformation
 from otel_connect.capture.hooks import ProbeSet, Sight, find_sight
 from otel_connect.model import Outcome
-from tests.kernels.entries import NOT_APPLICABLE, NOT_VISIBLE, PASS, Call, make_all, unseen
 from tests.support.agent import RunningAgent
 from tests.support.bench import Bench, Family
-from tests.support.cases import CASES, Case, run_all
+from tests.support.cases import CASES
 from tests.support.cgroups import cgroup
+from tests.support.conformance import Column, differences, kernel_name
 from tests.support.flood import Flood
 from tests.support.ledger import exit_ledgers
+from tests.support.measure import measure, sets_of_this_host
 from tests.support.network import closed_port
 from tests.support.otlp_json import data_points
 from tests.support.peer import Answer, Behaviour
@@ -39,7 +37,7 @@ from tests.support.resolver import Resolver
 from tests.support.runtimes import PYTHON
 
 COMMAND = (sys.executable, "-m", "otel_connect")
-PROGRAMS = "/tests/bin"
+PROGRAMS = Path("/tests/bin")
 ONCE, FLOOD = f"{PROGRAMS}/once", f"{PROGRAMS}/flood"
 SETTINGS = Path("/etc/otel-connect.toml")
 COMMIT = Path("/tests/commit")
@@ -108,10 +106,6 @@ class Evidence:
         self.sight = find_sight(TypeInformation(preflight.read_btf()), "auto")
         assert any(f"({self.sight.probes} probes)" in line for line in self.agent.errors), self.agent.errors
         self.flood_pid = 0
-        self.cells: dict[str, str] = {}
-        self.cases = [case for case in CASES if has_mptcp() or not case.name.startswith("MPTCP")]
-        self.runs = run_all(self.bench, self.cases, WORKERS)
-        self.calls = list(make_all(self.bench, PROGRAMS))
 
     def records(self, *pids: int, count: int) -> list[dict[str, Any]]:
         """Wait for the attempts of processes, so many; the attributes of each, in the order of their beginning."""
@@ -119,67 +113,6 @@ class Evidence:
         found = sorted(self._attempts(*pids), key=lambda record: int(record["timeUnixNano"]))
         assert len(found) == count, f"{len(found)} records instead of {count}"
         return [record["attributes"] for record in found]
-
-    def by_outcome(self) -> dict[str, list[Case]]:
-        """Sort the cases by what becomes of their first attempt."""
-        found = defaultdict(list)
-        for case in self.cases:
-            found[case.expected[0].outcome if case.expected else "no attempt"].append(case)
-        return found
-
-    def by_entry(self) -> dict[str, list[Call]]:
-        """Sort the calls by the entry of the kernel."""
-        found = defaultdict(list)
-        for call in self.calls:
-            found[call.entry].append(call)
-        return found
-
-    def ends(self, cases: Sequence[Case]) -> str:
-        """Compare what is said of each attempt with what was to become of it."""
-        return self._judged({cell_of(case): partial(self._end, case) for case in cases})
-
-    def entries(self, calls: Sequence[Call]) -> str:
-        """Compare what is said of attempts by an entry of the kernel with what it returned."""
-        return self._judged({call.cell: partial(self._entry, call) for call in calls})
-
-    def _judged(self, judge: Mapping[str, Callable[[], str]]) -> str:
-        wrong = []
-        for cell, verdict in judge.items():
-            try:
-                self.cells[cell] = verdict()
-            except AssertionError as error:
-                wrong.append(f"{cell}: {error}")
-        assert not wrong, f"{len(wrong)} of {len(judge)}: {'; '.join(wrong)}"
-        found = Counter(self.cells[cell] for cell in judge)
-        return ", ".join(f"{count} {said}" for said, count in found.items())
-
-    def _end(self, case: Case) -> str:
-        run = self.runs[case.name]
-        if self.sight.probes is ProbeSet.FEXIT and any(one.errno_name == "EFAULT" for one in case.expected):
-            assert not self._attempts(run.pid), case.name
-            return f"{NOT_VISIBLE}the kernel refuses the address before it calls the function"
-        for record, expected in zip(self.records(run.pid, count=len(case.expected)), case.expected, strict=True):
-            wanted = expected.outcome, None if expected.outcome == "abandoned" else expected.errno_name
-            said = record["otel_connect.outcome"], record.get("otel_connect.errno.name")
-            assert said == wanted, said
-            assert record["otel_connect.blocking"] == expected.blocking, "not blocking"
-            if expected.errno_name not in {"EFAULT", "EAFNOSUPPORT"}:
-                assert record["network.peer.address"] == run.target.address, record["network.peer.address"]
-        return PASS
-
-    def _entry(self, call: Call) -> str:
-        if call.absent:
-            return NOT_APPLICABLE + call.absent
-        if blind := unseen(call, self.sight):
-            assert not self._attempts(call.pid), "a record, which was not expected"
-            return NOT_VISIBLE + blind
-        [record] = self.records(call.pid, count=1)
-        way = call.way
-        wanted = way.outcome, errno.errorcode.get(way.returned)
-        assert (record["otel_connect.outcome"], record.get("otel_connect.errno.name")) == wanted, record
-        where = record["network.peer.address"], record["network.peer.port"]
-        assert where == (call.target.address, call.target.port), where
-        return PASS
 
     def short_lived(self) -> str:
         """Let processes of a cgroup make one attempt and end."""
@@ -278,29 +211,23 @@ class Evidence:
         return sum(last.values())
 
 
-def cell_of(case: Case) -> str:
-    """Name a case as the page of conformance does."""
-    words = [word for word in case.name.split(", ") if word not in {"non-blocking", case.family.value}]
-    blocking = "blocking" if all(one.blocking for one in case.expected) else "non-blocking"
-    return f"{', '.join(words)}|{blocking}|{case.family.value}|connect()"
-
-
-def publish(evidence: Evidence) -> None:
-    """Print the name of a file, and what it is to have, for the page of conformance."""
-    kernel, probes = kernel_name(os.uname().release), evidence.sight.probes
-    about = {
-        "kernel": kernel,
-        "set": probes,
-        "commit": COMMIT.read_text("ascii"),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
-    print(f"column  {kernel}-{probes}.json {json.dumps({**about, 'cells': evidence.cells})}", flush=True)
-
-
-def kernel_name(release: str) -> str:
-    """Name a kernel by its version, and the number of a distribution's build."""
-    found = re.match(r"[0-9.]+(-[0-9]+)?", release)
-    return found[0] if found else release
+def conformance() -> str:
+    """Make every case of the page of conformance, and print the columns of this kernel for it."""
+    told: list[str] = []
+    wrong: list[str] = []
+    cells = measure(
+        CASES, sets_of_this_host(), command=(*COMMAND, "run"), ready_s=SLOW_S, programs=PROGRAMS, workers=WORKERS
+    )
+    for probes, found in cells.items():
+        column = Column(
+            kernel_name(os.uname().release), probes, COMMIT.read_text("ascii"), f"{datetime.now(UTC):%Y-%m-%d}", found
+        )
+        wrong += differences(column, None, found)
+        counts = Counter(said.partition(":")[0] for said in found.values())
+        told.append(f"{probes}: " + ", ".join(f"{count} {said}" for said, count in counts.items()))
+        print(f"column  {column.path.name} {json.dumps(json.loads(column.written()))}", flush=True)
+    assert not wrong, "; ".join(wrong)
+    return "; ".join(told)
 
 
 def doctor() -> str:
@@ -341,15 +268,6 @@ def verified(sight: Sight) -> str:
     return f"{max(counts)} of {PATIENCE} instructions" if max(counts) else "this kernel does not tell"
 
 
-def has_mptcp() -> bool:
-    """Whether the kernel was built with it; Debian's 5.10 was not."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP).close()
-    except OSError:
-        return False
-    return True
-
-
 def _ended(argv: Sequence[str]) -> int:
     """Run a program to its end, and return what its pid was."""
     with subprocess.Popen(argv) as process:
@@ -368,16 +286,11 @@ def main() -> int:
         encoding="ascii",
     )
     report = Report()
-    if not has_mptcp():
-        report.tell("without", "MPTCP", "this kernel has none")
     report.check("doctor", doctor)
+    report.check("conformance", conformance)
     with ExitStack() as stack:
         evidence = Evidence(stack)
         report.check("the verifier", partial(verified, evidence.sight))
-        for outcome, cases in evidence.by_outcome().items():
-            report.check(outcome, partial(evidence.ends, cases))
-        for entry, calls in evidence.by_entry().items():
-            report.check(entry, partial(evidence.entries, calls))
         report.check("short-lived processes", evidence.short_lived)
         report.check("a PID namespace", evidence.inside)
         report.check("a drop", evidence.dropped)
@@ -386,7 +299,6 @@ def main() -> int:
         report.check("a flood", evidence.flood)
         report.check("the account", evidence.account)
         report.check("an attempt that outlives the agent", evidence.outlived)
-        publish(evidence)
     return 0 if report.all_right else 1
 
 

@@ -82,7 +82,7 @@ pack_checkout() {
     mkdir -p "$tree/tests/bin"
     cp -r "$project/tests/support" "$here" "$tree/tests"
     find "$tree" -name __pycache__ -prune -exec rm -r {} +
-    for client in once ring calls; do
+    for client in once ring dial shared_socket; do
         gcc -O1 -static -pthread -o "$tree/tests/bin/$client" "$project/tests/support/clients/$client.c"
     done
     gcc -O2 -static -o "$tree/tests/bin/flood" "$project/tests/support/flood.c"

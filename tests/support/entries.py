@@ -41,8 +41,8 @@ WITH_CALL = tuple(entry for entry in Entry if entry not in RINGS)
 
 def call_unseen(entry: Entry, sight: Sight) -> str:
     """Say why the probes do not see the call, or the request, that makes an attempt; empty if they do."""
-    if entry is Entry.SENDTO:
-        return "no set has a hook for sendto()"
+    if entry is Entry.SENDTO and not sight.sends:
+        return "this set has no hook for sendto()"
     if sight.probes is ProbeSet.LITE:
         return "this set has no hook for calls"
     if sight.probes is ProbeSet.TYPED and entry is Entry.COMPAT:

@@ -81,7 +81,7 @@ def test_what_a_set_does_not_see_has_to_be_as_declared() -> None:
 @pytest.mark.parametrize(
     ("entry", "sight", "why"),
     [
-        (Entry.SENDTO, TYPED, "no set has a hook for sendto()"),
+        (Entry.SENDTO, TYPED, "this set has no hook for sendto()"),
         (Entry.COMPAT, TYPED, "tracepoints of system calls leave 32-bit callers out"),
         (Entry.RING, TYPED._replace(rings=False), "before Linux 6.10 the tracepoints of io_uring do not say enough"),
         (Entry.RING, TYPED, ""),
