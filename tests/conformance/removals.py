@@ -98,7 +98,7 @@ REMOVALS = (
     ),
     Removal(
         _ATTEMPTS,
-        "local_failure(count, call, returned);",
+        "local_failure(count, call, returned, recorder);",
         ";",
         (
             *("prohibit route", "unreachable route", "blackhole route", "no route", "broadcast"),
@@ -143,8 +143,8 @@ REMOVALS = (
     Removal(_ATTEMPTS, "return error > 0 && ", "return ", ("no attempt",)),
     Removal(
         _ATTEMPTS,
-        "local_failure(count, call, returned);\n\tcalls.delete(&key);",
-        "local_failure(count, call, returned);",
+        "local_failure(count, call, returned, recorder);\n\tcalls.delete(&key);",
+        "local_failure(count, call, returned, recorder);",
         ("sendto() between calls",),
     ),
     Removal(_ATTEMPTS, "if (is_join(tcp_sock(sk)))", "if (0)", ("further subflow",)),

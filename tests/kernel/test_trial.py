@@ -49,11 +49,11 @@ def test_what_the_kernel_allows(tracepoint: int) -> None:
     assert opened() == before
 
 
-def test_what_loads_and_cannot_be_attached(tracepoint: int) -> None:
-    """As functions on aarch64 before Linux 6.4; here the descriptor of the attachment finds no room."""
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_shortage_says_nothing_of_the_kernel(free: int, tracepoint: int) -> None:
     before = opened()
-    with descriptors(1):
-        assert not may_attach(Attach.RAW_TRACEPOINT, tracepoint)
+    with descriptors(free), pytest.raises(OSError, match="Too many open files"):
+        may_attach(Attach.RAW_TRACEPOINT, tracepoint)
     assert opened() == before
 
 
