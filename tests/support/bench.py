@@ -340,8 +340,9 @@ def _occupy(family: Family, target: Target) -> socket.socket:
 
 
 def _reports(stdout: str, _pid: int) -> tuple[Report, ...]:
-    if stdout.startswith(_ABSENT):
-        raise AbsentError(stdout.removeprefix(_ABSENT).strip())
+    for line in stdout.splitlines():  # it may have been used for an attempt before
+        if line.startswith(_ABSENT):
+            raise AbsentError(line.removeprefix(_ABSENT).strip())
     return read_reports(stdout)
 
 
