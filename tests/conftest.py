@@ -12,6 +12,7 @@ from hypothesis import settings
 from tests.support import soak
 from tests.support.hidden import HiddenEnds
 from tests.support.reruns import Reruns
+from tests.support.turns import Turns
 
 HIDDEN = pytest.StashKey[HiddenEnds]()
 RELIABILITY = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -31,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hidden = config.stash[HIDDEN] = HiddenEnds()
     config.pluginmanager.register(Reruns(lambda: hidden.count))
+    config.pluginmanager.register(Turns(Path(__file__), RELIABILITY))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the one that runs tests again
