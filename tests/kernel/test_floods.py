@@ -32,7 +32,7 @@ from tests.support.flood import Flood, Floods, other_cgroup
 from tests.support.network import closed_port
 from tests.support.soak import LongRun, by_length
 
-pytestmark = pytest.mark.captures
+pytestmark = [pytest.mark.captures, pytest.mark.alone]
 
 NOBODY = 0  # no process has this pid: nothing is left out
 FLOOD_S = by_length(full=60, short=4)

@@ -29,7 +29,7 @@ NEIGHBOUR_RATE = 10
 COUNTED_EVERY = {"OTEL_METRIC_EXPORT_INTERVAL": "1000"}
 
 
-pytestmark = [pytest.mark.captures, pytest.mark.timeout(by_length(full=1200, short=300))]
+pytestmark = [pytest.mark.captures, pytest.mark.alone, pytest.mark.timeout(by_length(full=1200, short=300))]
 
 
 @pytest.fixture(scope="module")
