@@ -18,27 +18,13 @@ import ssl
 import time
 from http.client import HTTPException, HTTPResponse
 from typing import Any
+from urllib.parse import unquote
 
-import requests.adapters
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import make_headers, parse_url
 
 from otel_connect.export.descriptors import Descriptor
-
-
-class PunctualAdapter(requests.adapters.HTTPAdapter):
-    """The transport of a ``requests`` session, in which the total timeout is one, also through proxies."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make the pools for direct connections."""
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> urllib3.PoolManager:
-        """Make the pools for connections by a proxy."""
-        manager: urllib3.PoolManager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
 
 
 class _Punctual(io.RawIOBase):
@@ -147,4 +133,18 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-_POOLS = {"http": _Pool, "https": _SecurePool}
+def open_pool(
+    url: str, context: ssl.SSLContext | None, proxy: str | None, proxy_context: ssl.SSLContext | None
+) -> urllib3.HTTPConnectionPool:
+    """Prepare connections in which the total timeout is one, also by a proxy; nothing is connected yet.
+
+    Credentials in the URL of the proxy are for the proxy. Raises ValueError for a proxy that cannot be used.
+    """
+    if proxy is None:
+        pools = urllib3.PoolManager(ssl_context=context)
+    else:
+        user, separator, password = (parse_url(proxy).auth or "").partition(":")
+        headers = make_headers(proxy_basic_auth=f"{unquote(user)}:{unquote(password)}" if separator else None)
+        pools = urllib3.ProxyManager(proxy, proxy_headers=headers, proxy_ssl_context=proxy_context, ssl_context=context)
+    pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return pools.connection_from_url(url)

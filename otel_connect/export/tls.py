@@ -6,18 +6,21 @@ half-written or gone at that moment does no harm.
 
 import os
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
+from otel_connect.config import Protocol
 from otel_connect.config.files import PEM_BYTES, check_file, read_file
 from otel_connect.errors import ConfigError
 from otel_connect.export.endpoint import Endpoint
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 """What tells that a file is not the one it was; ``None`` for one that cannot be looked at."""
+
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that name the authorities to trust; widely set in images whose network has an authority of its own."""
 
 
 def has_files(endpoint: Endpoint) -> bool:
@@ -36,13 +39,12 @@ def file_problems(endpoint: Endpoint) -> list[str]:
         return []
     problems = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if endpoint.certificate is not None:
+    name, authority = _authority(endpoint)
+    if authority is not None:
         try:
-            check_file(endpoint.certificate, PEM_BYTES)
-            context.load_verify_locations(cafile=endpoint.certificate)
+            _trust(context, authority, directory=endpoint.certificate is None)
         except OSError as error:
-            place = f"{endpoint.name('certificate')}: {endpoint.certificate}"
-            problems.append(_file_problem("certificate", place, error))
+            problems.append(_file_problem("certificate", f"{name}: {authority}", error))
     if endpoint.client_certificate is not None:
         try:
             for path in filter(None, (endpoint.client_certificate, endpoint.client_key)):
@@ -55,23 +57,25 @@ def file_problems(endpoint: Endpoint) -> list[str]:
     return problems
 
 
-def client_context(endpoint: Endpoint, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Read the files for HTTP; without an own authority those of ``requests`` are trusted. Raises ConfigError."""
+def client_context(endpoint: Endpoint) -> ssl.SSLContext:
+    """Read the files for HTTP; without an authority of its own the usual ones are trusted. Raises ConfigError."""
     if problems := file_problems(endpoint):
         raise ConfigError(problems)
-    usual = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-    context = create_urllib3_context()
     try:
-        authority = Path(usual) if endpoint.certificate is None else endpoint.certificate
-        if authority.is_dir():
-            context.load_verify_locations(capath=authority)
-        else:
-            check_file(authority, PEM_BYTES)
-            context.load_verify_locations(cafile=authority)
+        context = usual_context() if endpoint.certificate is None else create_urllib3_context()
+        if endpoint.certificate is not None:
+            _trust(context, endpoint.certificate)
         if endpoint.client_certificate is not None:
             context.load_cert_chain(endpoint.client_certificate, endpoint.client_key, password="")
     except OSError as error:  # changed since it was checked
         raise ConfigError([f"certificates: cannot be read ({error})"]) from error
+    return context
+
+
+def usual_context() -> ssl.SSLContext:
+    """Trust the usual authorities; raises OSError when they cannot be read."""
+    context = create_urllib3_context()
+    _trust(context, _usual_authority()[1], directory=True)
     return context
 
 
@@ -86,7 +90,31 @@ def read_files(endpoint: Endpoint) -> tuple[bytes | None, ...]:
 
 
 def _paths(endpoint: Endpoint) -> tuple[Path | None, ...]:
-    return endpoint.certificate, endpoint.client_certificate, endpoint.client_key
+    return _authority(endpoint)[1], endpoint.client_certificate, endpoint.client_key
+
+
+def _authority(endpoint: Endpoint) -> tuple[str, Path | None]:
+    """Give what names the authority of an endpoint, and the authority; gRPC has the usual ones built in."""
+    if endpoint.certificate is None and endpoint.protocol is not Protocol.GRPC:
+        return _usual_authority()
+    return endpoint.name("certificate"), endpoint.certificate
+
+
+def _usual_authority() -> tuple[str, Path]:
+    for name in _BUNDLES:
+        if path := os.environ.get(name):
+            return name, Path(path)
+    from certifi import where  # noqa: PLC0415 - a megabyte, for those who need it
+
+    return "certifi", Path(where())
+
+
+def _trust(context: ssl.SSLContext, authority: Path, *, directory: bool = False) -> None:
+    if directory and authority.is_dir():
+        context.load_verify_locations(capath=authority)
+    else:
+        check_file(authority, PEM_BYTES)
+        context.load_verify_locations(cafile=authority)
 
 
 def _look_at(path: Path) -> tuple[int, ...] | None:

@@ -7,15 +7,22 @@ an operator's matter, everything else that stops a request on its way is worth a
 import gzip
 import logging
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from http.client import BadStatusLine, LineTooLong
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Protocol
+from typing import Protocol
 
-import requests
 import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    InvalidHeader,
+    ProtocolError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.util import make_headers, parse_url
 
 from otel_connect import config
 from otel_connect.errors import ConfigError
@@ -31,9 +38,10 @@ from otel_connect.export.causes import (
     explained,
 )
 from otel_connect.export.endpoint import USER_AGENT, Endpoint
-from otel_connect.export.exchange import HandshakeCutError, PunctualAdapter
+from otel_connect.export.exchange import HandshakeCutError, open_pool
 from otel_connect.export.lines import ANY_HANDLER
-from otel_connect.export.tls import Stamp, client_context, has_files, stamp
+from otel_connect.export.proxies import proxy_of
+from otel_connect.export.tls import Stamp, client_context, has_files, stamp, usual_context
 
 _log = logging.getLogger(__name__)
 
@@ -114,29 +122,8 @@ class Renewing:
             _log.info("%s: the certificates have changed and are in use", self._endpoint.signal)
 
 
-class _PinnedAdapter(PunctualAdapter):
-    """TLS as its context says, and no file is read for a connection; requests would read them each time."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> urllib3.PoolManager:
-        return super().proxy_manager_for(*arguments, ssl_context=self._context, **options)
-
-    def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> Any:
-        host, _ = super().build_connection_pool_key_attributes(*arguments, **options)
-        return host, {"cert_reqs": "CERT_REQUIRED"}
-
-    def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
-        """Nothing is to be set on the connection."""
-
-
 class HttpTransport:
-    """OTLP over HTTP, with the proxies of the environment as requests takes them.
+    """OTLP over HTTP, by the proxies of the environment.
 
     The timeout bounds the whole exchange, from connecting to the last byte of the answer. Redirects are not
     followed: that would carry the credentials to whoever the answer names.
@@ -144,20 +131,16 @@ class HttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._session = requests.Session()
-        self._session.mount("http://", PunctualAdapter())
-        pinned = has_files(endpoint)
-        self._session.mount("https://", _PinnedAdapter(client_context(endpoint)) if pinned else PunctualAdapter())
-        # Without this, requests replaces the configured Authorization by an entry of ~/.netrc.
-        self._session.auth = lambda request: request
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._context = client_context(endpoint) if endpoint.secure else None
+        self._pools: dict[str | None, urllib3.HTTPConnectionPool] = {}
         self._headers = {
-            "User-Agent": USER_AGENT,
+            **make_headers(keep_alive=True, accept_encoding=True, user_agent=USER_AGENT),
+            "accept": "*/*",
             **endpoint.headers,
-            "Content-Type": "application/x-protobuf",
+            "content-type": "application/x-protobuf",
         }
         if endpoint.compression is config.Compression.GZIP:
-            self._headers["Content-Encoding"] = "gzip"
+            self._headers["content-encoding"] = "gzip"
 
     def send(self, body: bytes) -> Answer:
         """Post one request and judge the response."""
@@ -166,65 +149,81 @@ class HttpTransport:
     def _try(self, body: bytes) -> Answer:
         try:
             return self._post(body)
-        except requests.exceptions.SSLError as error:
+        except SSLError as error:
             return Answer(Action.RETRY_UNHEALTHY, message=f"TLS failed: {_root_cause(error)}")
-        except requests.exceptions.ProxyError as error:
+        except ProxyError as error:
             return Answer(Action.RETRY, message=f"the proxy of the environment: {_root_cause(error)}")
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            return Answer(Action.RETRY, message=_what_failed(error))
-        except requests.exceptions.ChunkedEncodingError as error:
-            return Answer(Action.RETRY, message=f"answer cut off: {_root_cause(error)}")
-        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
-            # What requests refuses to send, or a certificate that went away since the start.
+        except (OSError, ValueError, InvalidHeader) as error:  # such as a proxy whose URL cannot be used
             return Answer(Action.RETRY_UNHEALTHY, message=f"cannot be sent: {_root_cause(error)}")
+        except HTTPError as error:
+            return Answer(Action.RETRY, message=_what_failed(error))
 
     def close(self) -> None:
         """Close the connection."""
-        self._session.close()
+        while self._pools:
+            self._pools.popitem()[1].close()
 
     def _post(self, body: bytes) -> Answer:
         endpoint = self._endpoint
         if endpoint.compression is config.Compression.GZIP:
             body = gzip.compress(body, compresslevel=6, mtime=0)
-        with self._session.post(
-            endpoint.url,
-            data=body,
-            headers=self._headers,
-            timeout=urllib3.Timeout(total=endpoint.timeout_s),  # type: ignore[arg-type]  # documented, not in the stubs
-            allow_redirects=False,
-            stream=True,
-        ) as response:
+        pool = self._pool()
+        response = pool.urlopen(
+            "POST",
+            # A proxy that is not to be a tunnel takes the whole URL.
+            endpoint.url if pool.proxy and not endpoint.secure else parse_url(endpoint.url).request_uri,
+            body,
+            self._headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=urllib3.Timeout(total=endpoint.timeout_s),
+            preload_content=False,
+        )
+        try:
             content = _read(response)
-            return from_http(endpoint.signal, response.status_code, response.headers, content, time.time())
+        except ProtocolError as error:
+            return Answer(Action.RETRY, message=f"answer cut off: {_root_cause(error)}")
+        finally:
+            response.release_conn()
+        return from_http(endpoint.signal, response.status, dict(response.headers), content, time.time())
+
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        proxy = proxy_of(self._endpoint.url)
+        if proxy not in self._pools:
+            to_proxy = usual_context() if proxy is not None and proxy.startswith("https:") else None
+            self._pools[proxy] = open_pool(self._endpoint.url, self._context, proxy, to_proxy)
+        return self._pools[proxy]
 
 
-def _read(response: requests.Response) -> bytes | None:
-    """Read the body; ``None`` when it is too large or badly encoded. Late or broken: as requests raises.
+def _read(response: urllib3.BaseHTTPResponse) -> bytes | None:
+    """Read the body; ``None`` when it is too large or badly encoded. Late or broken: as urllib3 raises.
 
     After an error status the body only explains, so it may be missing; after a success it decides.
     """
     chunks: list[bytes] = []
     size = 0
     try:
-        for chunk in response.iter_content(_CHUNK):
+        for chunk in response.stream(_CHUNK):
             chunks.append(chunk)
             size += len(chunk)
             if size > LONGEST_ANSWER:
+                response.close()
                 return None
-    except requests.exceptions.ContentDecodingError:
+    except DecodeError:
         return None
-    except requests.exceptions.RequestException:
-        if response.ok:
+    except HTTPError:
+        if response.status < 400:
             raise
         return None
     return b"".join(chunks)
 
 
-def _what_failed(error: requests.exceptions.RequestException) -> str:
+def _what_failed(error: HTTPError) -> str:
     """Tell failures apart for which the libraries have the same words, or none that help."""
     root = _root(error)
     if isinstance(root, TimeoutError | urllib3.exceptions.TimeoutError):
-        if isinstance(error, requests.exceptions.ConnectTimeout):
+        if isinstance(error, ConnectTimeoutError):
             return NO_CONNECTION
         return NO_HANDSHAKE if "handshake" in str(root) else NO_ANSWER
     if any(isinstance(one, HandshakeCutError) for one in _chain(error)):
@@ -238,7 +237,7 @@ def _what_failed(error: requests.exceptions.RequestException) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Find the words of the system under the layers of requests and urllib3."""
+    """Find the words of the system under the layers of urllib3."""
     error = _root(error)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     # urllib3 puts the representation of its connection in front.

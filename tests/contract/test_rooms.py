@@ -56,14 +56,22 @@ def test_only_the_child_imports_bcc() -> None:
     assert not {path.name for path in PACKAGE.rglob("*.py") for name in imports(path) if name.split(".")[0] == "bcc"}
 
 
-def test_who_speaks_http_does_not_load_grpc() -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", "import sys, otel_connect.cli, otel_connect.running; print('grpc' in sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout == "False\n"
+UNUSED = {"requests", "charset_normalizer", "opentelemetry.exporter.otlp.proto.http"}
+"""Six megabytes: a client on top of the one that is used."""
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        ("cli, otel_connect.running, otel_connect.run", UNUSED | {"grpc"}),
+        ("reader", UNUSED | {"grpc", "urllib3", "ssl"}),
+        ("plugin.exporters", UNUSED),
+    ],
+)
+def test_what_nobody_needs_who_speaks_http_is_not_loaded(names: str, left_out: set[str]) -> None:
+    code = f"import sys, otel_connect.{names}; print(*{left_out} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "\n"
 
 
 def test_the_plugin_joins_nothing_but_encode_and_export() -> None:

@@ -8,12 +8,10 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 
@@ -480,81 +478,4 @@ def test_a_reload_takes_up_mended_certificates_at_once(certificates: Certificate
         shutil.copy(certificates.authority, authority)
         bench.exporter.reconfigure(config)  # a pause of minutes ends with it
         receiver.await_requests(1)
-        assert bench.close().exported == 1
-
-
-class _Proxy(StreamRequestHandler):
-    """An HTTP proxy that knows CONNECT and absolute URLs."""
-
-    def handle(self) -> None:
-        first = self.rfile.readline().decode()
-        seen: list[str] = self.server.seen  # type: ignore[attr-defined]
-        seen.append(first.strip())
-        method, target, _ = first.split()
-        headers = list(iter(self.rfile.readline, b"\r\n"))
-        host = target if method == "CONNECT" else target.split("/")[2]
-        name, _, port = host.rpartition(":")
-        with socket.create_connection((name, int(port))) as upstream:
-            if method == "CONNECT":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            else:
-                path = "/" + target.split("/", 3)[3]
-                upstream.sendall(f"{method} {path} HTTP/1.1\r\n".encode() + b"".join(headers) + b"\r\n")
-            back = threading.Thread(target=pump, args=(upstream, self.connection))
-            back.start()
-            while data := self.rfile.read1(65536):
-                upstream.sendall(data)
-            with suppress(OSError):
-                upstream.shutdown(socket.SHUT_WR)
-            back.join()
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def proxy() -> Iterator[tuple[str, list[str]]]:
-    with ThreadingTCPServer(("127.0.0.1", 0), _Proxy) as server:
-        server.daemon_threads = True
-        server.seen = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", server.seen  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
-
-
-@BOTH
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-def test_the_proxies_of_the_environment_are_used(
-    protocol: Protocol, secure: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tls = ServerTls(certificates.server, certificates.server_key) if secure else None
-    options: dict[str, object] = {"certificate": certificates.authority} if secure else {}
-    with proxy() as (address, seen), receive(protocol, tls=tls) as receiver:
-        for name in ("http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, address)
-        monkeypatch.setenv("no_proxy", "")
-        bench = Bench(configured(receiver, protocol, **options))
-        bench.put(logs("a"))
-        receiver.await_requests(1)
-        account = bench.close()
-    assert account.exported == 1
-    tunnel = ["CONNECT", f"127.0.0.1:{receiver.port}"]
-    plain = ["POST", f"http://127.0.0.1:{receiver.port}/v1/logs"]
-    assert [one.split()[:2] for one in seen] == [plain if protocol is HTTP and not secure else tunnel]
-
-
-@BOTH
-def test_no_proxy_is_heeded(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", nowhere())
-    monkeypatch.setenv("https_proxy", nowhere())
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with receive(protocol) as receiver:
-        bench = Bench(configured(receiver, protocol, spool_directory=MEMORY))
-        bench.put(logs("a"))
         assert bench.close().exported == 1

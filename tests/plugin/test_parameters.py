@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from otel_connect.config import ExportConfig
+from otel_connect.export.exporter import OtlpExporter
 from otel_connect.model import Signal
+from otel_connect.plugin.process import _Way
 from tests.support.collector import await_until
 from tests.support.instrumented import INSTRUMENT
 from tests.support.ordered import Ordered
@@ -192,16 +195,32 @@ print("goes on")
 """
 
 
-def test_an_exporter_whose_way_cannot_be_opened_is_said_and_raises_nothing(tmp_path: Path) -> None:
+def test_authorities_that_cannot_be_used_are_said_and_nothing_is_raised(tmp_path: Path) -> None:
     bundle = tmp_path / "authorities.pem"
     bundle.write_text("no certificate")
     variables = {"REQUESTS_CA_BUNDLE": str(bundle), "OTEL_CONNECT_SPOOL_DIRECTORY": str(tmp_path / "spool")}
     made = make_certificates(tmp_path)
     files = made.client, made.client_key
     said = run([sys.executable, "-c", SECOND_WITHOUT_AUTHORITIES, "http://127.0.0.1:1", *files], variables)
-    [line] = [line for line in said.splitlines() if "the parameters of the last exporter are not used" in line]
-    assert "certificates: cannot be read" in line
+    [line] = [line for line in said.splitlines() if "nothing is sent" in line]
+    assert f"REQUESTS_CA_BUNDLE: {bundle}: no usable certificate" in line
     assert "Traceback" not in said
+
+
+class _Exhausted(OtlpExporter):
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def reconfigure(self, config: ExportConfig) -> None:  # noqa: ARG002 - whatever it is
+        raise RuntimeError("can't start new thread")
+
+
+def test_an_exporter_whose_way_cannot_be_opened_is_said_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    way = _Way()
+    for _ in range(2):
+        assert not way.redirect(_Exhausted(), None)
+    line = "can't start new thread; until that is fixed, the parameters of the last exporter are not used"
+    assert [said for said in caplog.messages if "parameters" in said] == [line]
 
 
 def test_what_an_earlier_process_left_goes_nowhere_before_it_is_known_where(tmp_path: Path) -> None:
