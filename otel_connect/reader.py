@@ -14,14 +14,15 @@ import select
 import signal
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from otel_connect.capture.privileges import die_with_parent, restrict
 from otel_connect.enrich.asking import MESSAGE_BYTES
+from otel_connect.enrich.context_memory import published_message
 from otel_connect.enrich.hosts import parse_hosts
-from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.procfs import arguments, executable, first_argument, surroundings, user_inside
 from otel_connect.enrich.rooted import RootedFiles, identity
 from otel_connect.enrich.users import PASSWD, SWITCH, Databases, Sources, parse_passwd
@@ -44,6 +45,10 @@ def questions() -> Questions:
     passwd, switch = RootedFiles(PASSWD, parse_passwd), RootedFiles(SWITCH, len)
     databases = Databases(Sources(passwd.find, switch.find, user_inside, identity))
 
+    def message(pid: int, start_boot_ns: int) -> str | None:
+        found = published_message(pid, start_boot_ns)
+        return None if found is None else b64encode(found).decode()
+
     def names(pid: int, start_boot_ns: int) -> Mapping[str, str] | bool | None:
         found = hosts.find(pid, start_boot_ns)
         if found is None:
@@ -59,7 +64,7 @@ def questions() -> Questions:
         "surroundings": surroundings,
         "arguments": arguments,
         "first argument": first_argument,
-        "published context": process_context,
+        "published message": message,
         "hosts": names,
         "host": name,
         "user": databases.look,

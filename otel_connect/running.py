@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from otel_connect.agent import Agent
@@ -16,6 +17,7 @@ from otel_connect.enrich.hosts import Hosts
 from otel_connect.enrich.kubelet import KubeletClient, Pods
 from otel_connect.enrich.mask_key import masks
 from otel_connect.enrich.names import Names
+from otel_connect.enrich.otel_context import process_context
 from otel_connect.enrich.peers import KnownPeers
 from otel_connect.enrich.processes import Lookups, Processes, Shown, unknown
 from otel_connect.enrich.procfs import root_mount, start_boot_ns, user_name
@@ -189,7 +191,9 @@ def make_enricher(
     pods = pods_of(config)
     pod = no_pod if pods is None else pods.of
     lookups = Lookups() if reader is None else _lookups(reader, config)
-    context = unknown if reader is None or not config.process_context else reader.context
+    context = (
+        unknown if reader is None or not config.process_context else partial(process_context, message=reader.message)
+    )
     hosts = Hosts(unknown if reader is None else reader.hosts, time.monotonic_ns)
     return Enricher(
         Processes(lookups, user, remembered, shown),

@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -149,9 +150,10 @@ class Reader:
         """Ask for ``procfs.first_argument``."""
         return self.ask("first argument", pid, start_boot_ns)  # type: ignore[no-any-return]
 
-    def context(self, pid: int, start_boot_ns: int) -> Mapping[str, str] | None:
-        """Ask for ``otel_context.process_context``."""
-        return self.ask("published context", pid, start_boot_ns)  # type: ignore[no-any-return]
+    def message(self, pid: int, start_boot_ns: int) -> bytes | None:
+        """Ask for ``context_memory.published_message``."""
+        found = self.ask("published message", pid, start_boot_ns)
+        return None if found is None else b64decode(found)
 
     def hosts(self, pid: int, start_boot_ns: int) -> Table | None:
         """Ask for the hosts file of a process: for all of it, or where it is large for each address."""

@@ -64,7 +64,7 @@ UNUSED = {"requests", "charset_normalizer", "opentelemetry.exporter.otlp.proto.h
     ("names", "left_out"),
     [
         ("cli, otel_connect.running, otel_connect.run", UNUSED | {"grpc"}),
-        ("reader", UNUSED | {"grpc", "urllib3", "ssl"}),
+        ("reader", UNUSED | {"grpc", "urllib3", "ssl", "google.protobuf"}),
         ("plugin.exporters", UNUSED),
     ],
 )

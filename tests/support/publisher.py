@@ -18,7 +18,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tests.support.ordered import Ordered
 
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-_SIZE = 2 * mmap.PAGESIZE
+_SIZE = 17 * mmap.PAGESIZE  # for the largest message that is read, and the header
 _BEHIND = 256  # where the message lies behind the header
 
 

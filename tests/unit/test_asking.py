@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from otel_connect.enrich.asking import NotYetError, Reader, start_reader
 from otel_connect.model import Surroundings
 from tests.support import refused_call
 from tests.support.collector import await_until
+from tests.support.publisher import Publication
 from tests.support.rooted import start_boot_ns
 
 LOOP_S = 0.2
@@ -179,6 +181,22 @@ def test_a_reader_that_cannot_make_a_worker_does_not_end() -> None:
         assert reader.unread == 0
 
 
+def test_the_largest_message_of_a_process_arrives_as_it_is() -> None:
+    message = bytes(range(256)) * 256
+    publication = Publication(message)
+    with start_reader() as reader:
+        reader.await_first()
+        reader.patient = True
+
+        def arrived() -> bytes | None:
+            with suppress(NotYetError):
+                return reader.message(os.getpid(), start_boot_ns(os.getpid()))
+            return None
+
+        await_until(lambda: arrived() == message)
+    publication.close()
+
+
 def test_a_real_reader_answers_what_proc_says() -> None:
     with subprocess.Popen(["sleep", "60"], env={"OTEL_SERVICE_NAME": "shop"}) as child, start_reader() as reader:
         reader.await_first()
@@ -199,7 +217,7 @@ def test_a_real_reader_answers_what_proc_says() -> None:
             assert found.environment == (("OTEL_SERVICE_NAME", "shop"),)
             assert answer(reader.arguments) == ["sleep", "60"]
             assert answer(reader.first_argument) == ["sleep"]
-            assert answer(reader.context) is None
+            assert answer(reader.message) is None
             assert answer(reader.hosts).get("203.0.113.9") is None
             assert answer(reader.user, 0) == (True, None)
             start += 1_000_000_000

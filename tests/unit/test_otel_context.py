@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from otel_connect.enrich.otel_context import attributes, process_context, read_payload
+from otel_connect.enrich.context_memory import published_message, read_payload
+from otel_connect.enrich.otel_context import attributes, process_context
 from otel_connect.enrich.published import bounded
 from tests.support import publisher
 from tests.support.publisher import Publication, Publisher, resource
@@ -224,9 +225,7 @@ def test_the_names_of_the_mapping(name: str, found: bool, tmp_path: Path) -> Non
     memory = Memory()
     memory.publish()
     (here / "mem").write_bytes(memory.bytes)
-    assert process_context(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (
-        {"service.name": "shop"} if found else None
-    )
+    assert published_message(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (MESSAGE if found else None)
 
 
 @pytest.mark.parametrize(
@@ -249,9 +248,7 @@ def test_a_mapping_of_a_file_is_not_read(mapping: str, device: str, inode: int, 
     memory = Memory()
     memory.publish(at=at)
     (here / "mem").write_bytes(memory.bytes)
-    assert process_context(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (
-        {"service.name": "shop"} if found else None
-    )
+    assert published_message(os.getpid(), start_boot_ns(os.getpid()), tmp_path) == (MESSAGE if found else None)
 
 
 def test_the_header_is_32_bytes_in_this_order() -> None:
