@@ -138,13 +138,13 @@ def test_the_spool_is_not_traced_either(tmp_path: Path) -> None:
         assert Arrived(receiver).names == ["SELECT", "SELECT", "one", "two"]
 
 
-# As instrumentations of urllib3 do it, which have to be those of its class: a client below it has none of its own.
+# What an instrumentation of urllib3 does. Spans leave by another thread: those that end while one is sent do not tell.
 TRACED_CLIENT = """
 import urllib3
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from otel_connect.plugin.exporters import DurableSpanExporter
 
 urlopen = urllib3.HTTPConnectionPool.urlopen
@@ -152,30 +152,28 @@ urlopen = urllib3.HTTPConnectionPool.urlopen
 def traced(*arguments, **options):
     if not is_http_instrumentation_enabled():
         return urlopen(*arguments, **options)
-    with trace.get_tracer("client").start_as_current_span("request"):
+    with trace.get_tracer("client").start_as_current_span("request", record_exception=False):
         return urlopen(*arguments, **options)
 
 urllib3.HTTPConnectionPool.urlopen = traced
-provider = TracerProvider()
+provider, exporter = TracerProvider(), DurableSpanExporter()
 trace.set_tracer_provider(provider)
-provider.add_span_processor(SimpleSpanProcessor(DurableSpanExporter()))
-for name in ("one", "two"):
-    trace.get_tracer("shop").start_span(name).end()
+provider.add_span_processor(BatchSpanProcessor(exporter))
 try:
     urllib3.request("GET", "http://127.0.0.1:1/", retries=False)
 except urllib3.exceptions.HTTPError:
-    print("refused")
-provider.force_flush()
+    pass
+for _ in range(3):
+    provider.force_flush()
+    exporter.force_flush()  # when it is delivered, the span of that would have ended
 """
 
 
 def test_requests_of_the_delivery_are_not_traced_as_others_are(tmp_path: Path) -> None:
     with HttpReceiver() as receiver:
         environ = {**os.environ, **variables(tmp_path, receiver.endpoint)}
-        command = [sys.executable, "-W", "error", "-c", TRACED_CLIENT]
-        done = subprocess.run(command, env=environ, check=True, timeout=60, capture_output=True, text=True)
-        assert done.stdout == "refused\n"
-        assert Arrived(receiver).names == ["one", "request", "two"]
+        subprocess.run([sys.executable, "-W", "error", "-c", TRACED_CLIENT], env=environ, check=True, timeout=60)
+        assert Arrived(receiver).names == ["request"]
 
 
 def test_a_disabled_sdk_leaves_no_trace(tmp_path: Path) -> None:
