@@ -91,20 +91,20 @@ def find_sight(types: TypeInformation, wanted: str) -> Sight:
         probes,
         rings=probes is ProbeSet.TYPED and _sees_rings(types),
         drops=probes is not ProbeSet.LITE and _sees_drops(types),
-        sends=probes is ProbeSet.FEXIT and _is_known(types, _SEND, 5),
+        sends=probes is ProbeSet.FEXIT and _function(types, _SEND, 5) is not None,
     )
 
 
 def _best(types: TypeInformation) -> ProbeSet:
     """Try it: no version says what the policy of a host refuses, nor what the kernel of a processor can attach."""
-    function = types.function(_CONNECT) if _is_known(types, _CONNECT, 4) else None
+    function = _function(types, _CONNECT, 4)
     return ProbeSet.FEXIT if function is not None and may_attach(Attach.FEXIT, function) else ProbeSet.TYPED
 
 
-def _is_known(types: TypeInformation, name: str, parameters: int) -> bool:
-    """Whether the kernel has a function, not inlined, with the parameters that the probes expect."""
+def _function(types: TypeInformation, name: str, parameters: int) -> int | None:
+    """Return the number of a function; ``None`` if it is inlined, or its parameters are not those that are expected."""
     function = types.function(name)
-    return function is not None and types.parameters(function) == parameters
+    return function if function is not None and types.parameters(function) == parameters else None
 
 
 def find_programs(types: TypeInformation, sight: Sight, *, names: bool) -> list[Program]:
