@@ -85,7 +85,9 @@ def test_a_broken_http_answer_costs_nothing(reply: Reply, action: Action) -> Non
         account = bench.close()
     first, *between, last = bench.answers()
     assert (first.action, last.action) == (action, Action.DELIVERED)
-    assert all(one.action is Action.RETRY for one in between)  # a connection that was just being closed
+    # Who answers before the body was read hangs up: the next request may still meet that connection.
+    assert [one.action for one in between] == [Action.RETRY] * len(between)
+    assert reply.unread or not between
     assert first.message.isprintable()
     assert receiver.acknowledged == ["a", "b"]
     assert (account.exported, account.dropped) == (2, {})
